@@ -1,0 +1,203 @@
+"""The Engine contract: what a lane may ask of any backend, and who owns which buffer until when.
+
+An engine is made unloaded and cheap; `load` takes the device. A *slot* holds the host buffers of one batch in
+flight. The lane owns a slot from `new_slot` until `close`: it writes rows ``[0:batch]`` of the inputs, calls
+`run`, and reads rows ``[0:batch]`` of the outputs until it runs that slot again. `run` blocks its calling
+thread (releasing the GIL while the device works). Different slots may run at the same time from different
+threads, up to ``info.max_in_flight``; one slot may not.
+
+Backends implement the three ``_impl`` hooks; the public methods check state and arguments once for all of them.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foveate.engines.errors import EngineError, RunFailed
+
+__all__ = ["Engine", "EngineInfo", "RunTimes", "Slot", "TensorSpec"]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output of an engine.
+
+    Shapes: ``shape`` leaves the batch dimension out; the buffer of a slot is ``(max_batch, *shape)``.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What an engine is: the same for as long as it lives."""
+
+    name: str
+    """The model that it runs."""
+    backend: str
+    """``onnxruntime``, ``tensorrt``, ``fake``, ..."""
+    backend_version: str
+    precision: str
+    """``fp32``, ``fp16``, ``int8``, ..."""
+    device: str
+    """``cpu``, ``cuda:0``, ..."""
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    max_batch: int
+    """Most rows that one run may take; the batch dimension is dynamic from 1 to this."""
+    max_in_flight: int = 1
+    """How many slots may run at the same time."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunTimes:
+    """Where the time of one run went, in nanoseconds. On a CPU both copies are 0."""
+
+    copy_in_ns: int
+    infer_ns: int
+    copy_out_ns: int
+
+    @property
+    def total_ns(self) -> int:
+        return self.copy_in_ns + self.infer_ns + self.copy_out_ns
+
+
+class Slot:
+    """The host buffers of one batch in flight; made by `Engine.new_slot` and valid until the engine closes.
+
+    Shapes: every buffer is ``(max_batch, *spec.shape)`` of ``spec.dtype``, C-contiguous and reused by each run.
+    """
+
+    __slots__ = ("_busy", "index", "inputs", "outputs")
+
+    def __init__(
+        self, index: int, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]
+    ) -> None:
+        self.index = index
+        self.inputs = inputs
+        self.outputs = outputs
+        self._busy = False
+
+
+class Engine(ABC):
+    """A compiled, runnable form of a model for one backend, device and precision."""
+
+    def __init__(self) -> None:
+        self._info: EngineInfo | None = None
+        self._slots: list[Slot] = []
+        self._closed = False
+
+    @property
+    def info(self) -> EngineInfo:
+        """The engine's static description. Raises: EngineError before `load`."""
+        if self._info is None:
+            raise EngineError(f"{type(self).__name__} is not loaded: call load() before using it")
+        return self._info
+
+    @property
+    def loaded(self) -> bool:
+        return self._info is not None and not self._closed
+
+    def load(self) -> EngineInfo:
+        """Take the device and make the engine ready to run; loading twice is the same as once.
+
+        Raises: EngineUnavailable if the backend is missing here, PlanMismatch if the file does not fit it,
+        EngineError after `close`.
+        """
+        if self._closed:
+            raise EngineError(
+                f"{type(self).__name__} is closed: make a new engine instead of loading it again"
+            )
+        if self._info is None:
+            self._info = self._load_impl()
+        return self._info
+
+    def new_slot(self) -> Slot:
+        """Allocate the buffers of one more batch in flight. The caller may use them until `close`."""
+        self._require_open()
+        slot = self._new_slot_impl(len(self._slots))
+        self._slots.append(slot)
+        return slot
+
+    def run(self, slot: Slot, batch: int) -> RunTimes:
+        """Run rows ``[0:batch]`` of a slot and return when its outputs can be read.
+
+        Rows from ``batch`` on are neither read nor written.
+        Raises: RunFailed if the batch failed, EngineError for a closed engine, a foreign or busy slot, or a
+        batch outside ``1..max_batch``.
+        """
+        self._require_open()
+        if not 1 <= batch <= self.info.max_batch:
+            raise EngineError(f"batch must be 1..{self.info.max_batch}, not {batch}")
+        if slot.index >= len(self._slots) or self._slots[slot.index] is not slot:
+            raise EngineError("this slot belongs to another engine: use one from this engine's new_slot()")
+        if slot._busy:
+            raise EngineError(f"slot {slot.index} is already running: wait for its run to return")
+        slot._busy = True
+        try:
+            return self._run_impl(slot, batch)
+        except EngineError:
+            raise
+        except Exception as error:  # a backend's own exceptions have no common base
+            raise RunFailed(f"{self.info.name} on {self.info.device}, slot {slot.index}: {error}") from error
+        finally:
+            slot._busy = False
+
+    def close(self) -> None:
+        """Release the device. Idempotent; no slot may be running, and no buffer may be used after it."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._info is not None:
+            self._close_impl()
+        self._slots.clear()
+
+    def __enter__(self) -> Self:
+        self.load()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise EngineError(f"{type(self).__name__} is closed")
+        if self._info is None:
+            raise EngineError(f"{type(self).__name__} is not loaded: call load() before using it")
+
+    @abstractmethod
+    def _load_impl(self) -> EngineInfo:
+        """Take the device; called once."""
+
+    def _new_slot_impl(self, index: int) -> Slot:
+        """Plain host buffers; a backend that wants pinned memory overrides this."""
+        info = self.info
+
+        def buffers(specs: tuple[TensorSpec, ...]) -> dict[str, NDArray[Any]]:
+            return {spec.name: np.zeros((info.max_batch, *spec.shape), spec.dtype) for spec in specs}
+
+        return Slot(index, buffers(info.inputs), buffers(info.outputs))
+
+    @abstractmethod
+    def _run_impl(self, slot: Slot, batch: int) -> RunTimes:
+        """Run rows ``[0:batch]``; any exception that is no EngineError becomes RunFailed."""
+
+    def _close_impl(self) -> None:
+        """Release the device; called once, only after a load."""
+
+
+def host_run_times(started_ns: int) -> RunTimes:
+    """The times of a run without copies, begun at ``time.monotonic_ns() == started_ns`` and ending now."""
+    return RunTimes(0, time.monotonic_ns() - started_ns, 0)
