@@ -1,6 +1,10 @@
-"""Engines: compiled, runnable models behind one contract."""
+"""Engines: compiled, runnable models behind one contract.
 
-from foveate.engines.contract import Engine, EngineInfo, RunTimes, Slot, TensorSpec
+No backend's library is imported here, so that a client, a planner or `--help` start at once.
+"""
+
+from foveate.engines.conformance import ConformanceError, check_engine
+from foveate.engines.contract import Engine, EngineInfo, RunTimes, Slot, TensorSpec, host_run_times
 from foveate.engines.errors import (
     BadFrame,
     BudgetTooSmall,
@@ -19,8 +23,13 @@ from foveate.engines.errors import (
     ProtocolError,
     RunFailed,
     ShuttingDown,
+    StreamTaken,
     UnsupportedFormat,
 )
+from foveate.engines.fake import FakeEngine, Gate
+from foveate.engines.onnx_runtime import OnnxRuntimeEngine
+from foveate.engines.profile import LatencyProfile, batch_buckets, measure_profile
+from foveate.engines.registry import backend_names, engine_class
 
 __all__ = [
     "BadFrame",
@@ -28,15 +37,20 @@ __all__ = [
     "BuildFailed",
     "ChecksumMismatch",
     "ConfigError",
+    "ConformanceError",
     "Engine",
     "EngineError",
     "EngineInfo",
     "EngineUnavailable",
+    "FakeEngine",
     "FoveateError",
     "FrameError",
+    "Gate",
+    "LatencyProfile",
     "LimitExceeded",
     "ModelError",
     "NoSuchPipeline",
+    "OnnxRuntimeEngine",
     "Overloaded",
     "PlanMismatch",
     "ProtocolError",
@@ -44,6 +58,13 @@ __all__ = [
     "RunTimes",
     "ShuttingDown",
     "Slot",
+    "StreamTaken",
     "TensorSpec",
     "UnsupportedFormat",
+    "backend_names",
+    "batch_buckets",
+    "check_engine",
+    "engine_class",
+    "host_run_times",
+    "measure_profile",
 ]

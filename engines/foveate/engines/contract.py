@@ -6,7 +6,7 @@ flight. The lane owns a slot from `new_slot` until `close`: it writes rows ``[0:
 thread (releasing the GIL while the device works). Different slots may run at the same time from different
 threads, up to ``info.max_in_flight``; one slot may not.
 
-Backends implement the three ``_impl`` hooks; the public methods check state and arguments once for all of them.
+Backends implement the ``_impl`` hooks; the public methods check state and arguments once for all of them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from foveate.engines.errors import EngineError, RunFailed
 
-__all__ = ["Engine", "EngineInfo", "RunTimes", "Slot", "TensorSpec"]
+__all__ = ["Engine", "EngineInfo", "RunTimes", "Slot", "TensorSpec", "host_run_times"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +75,12 @@ class RunTimes:
 class Slot:
     """The host buffers of one batch in flight; made by `Engine.new_slot` and valid until the engine closes.
 
-    Shapes: every buffer is ``(max_batch, *spec.shape)`` of ``spec.dtype``, C-contiguous and reused by each run.
+    Shapes: every buffer is ``(max_batch, *spec.shape)`` of ``spec.dtype``, C-contiguous, reused by each run.
     """
 
     __slots__ = ("_busy", "index", "inputs", "outputs")
 
-    def __init__(
-        self, index: int, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]
-    ) -> None:
+    def __init__(self, index: int, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]) -> None:
         self.index = index
         self.inputs = inputs
         self.outputs = outputs
@@ -115,9 +113,7 @@ class Engine(ABC):
         EngineError after `close`.
         """
         if self._closed:
-            raise EngineError(
-                f"{type(self).__name__} is closed: make a new engine instead of loading it again"
-            )
+            raise EngineError(f"{type(self).__name__} is closed: make a new engine instead of loading it again")
         if self._info is None:
             self._info = self._load_impl()
         return self._info
@@ -194,7 +190,7 @@ class Engine(ABC):
     def _run_impl(self, slot: Slot, batch: int) -> RunTimes:
         """Run rows ``[0:batch]``; any exception that is no EngineError becomes RunFailed."""
 
-    def _close_impl(self) -> None:
+    def _close_impl(self) -> None:  # noqa: B027  # some backends have nothing to release
         """Release the device; called once, only after a load."""
 
 

@@ -14,7 +14,8 @@ FoveateError
  │  └ UnsupportedFormat     a picture or video format that is not served here
  ├ LimitExceeded            the request is over a limit of this service
  ├ NoSuchPipeline           no pipeline of that name is served
- ├ ProtocolError            messages of a stream came in an order that has no meaning
+ ├ ProtocolError            messages of a stream came in an order, or with values, that have no meaning
+ ├ StreamTaken              a stream of that id is open already
  ├ BudgetTooSmall           no frame could ever be answered within this budget
  ├ Overloaded               no room now: retry later or elsewhere
  └ ShuttingDown             this server is going away: retry elsewhere
@@ -42,6 +43,7 @@ __all__ = [
     "ProtocolError",
     "RunFailed",
     "ShuttingDown",
+    "StreamTaken",
     "UnsupportedFormat",
 ]
 
@@ -103,7 +105,11 @@ class NoSuchPipeline(FoveateError):
 
 
 class ProtocolError(FoveateError):
-    """The messages of a stream came in an order that has no meaning."""
+    """The messages of a stream came in an order, or with values, that have no meaning."""
+
+
+class StreamTaken(FoveateError):
+    """A stream of that id is open already."""
 
 
 class BudgetTooSmall(FoveateError):

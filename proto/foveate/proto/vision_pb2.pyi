@@ -390,7 +390,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Ledger(_message.Message):
-    __slots__ = ("received", "ok", "superseded", "infeasible", "expired", "bad_frame", "rejected", "failed", "draining", "in_flight", "late", "undelivered")
+    __slots__ = ("received", "ok", "superseded", "infeasible", "expired", "bad_frame", "rejected", "failed", "draining", "in_flight", "late", "cancelled", "undelivered")
     RECEIVED_FIELD_NUMBER: _ClassVar[int]
     OK_FIELD_NUMBER: _ClassVar[int]
     SUPERSEDED_FIELD_NUMBER: _ClassVar[int]
@@ -402,6 +402,7 @@ class Ledger(_message.Message):
     DRAINING_FIELD_NUMBER: _ClassVar[int]
     IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     LATE_FIELD_NUMBER: _ClassVar[int]
+    CANCELLED_FIELD_NUMBER: _ClassVar[int]
     UNDELIVERED_FIELD_NUMBER: _ClassVar[int]
     received: int
     ok: int
@@ -414,8 +415,9 @@ class Ledger(_message.Message):
     draining: int
     in_flight: int
     late: int
+    cancelled: int
     undelivered: int
-    def __init__(self, received: _Optional[int] = ..., ok: _Optional[int] = ..., superseded: _Optional[int] = ..., infeasible: _Optional[int] = ..., expired: _Optional[int] = ..., bad_frame: _Optional[int] = ..., rejected: _Optional[int] = ..., failed: _Optional[int] = ..., draining: _Optional[int] = ..., in_flight: _Optional[int] = ..., late: _Optional[int] = ..., undelivered: _Optional[int] = ...) -> None: ...
+    def __init__(self, received: _Optional[int] = ..., ok: _Optional[int] = ..., superseded: _Optional[int] = ..., infeasible: _Optional[int] = ..., expired: _Optional[int] = ..., bad_frame: _Optional[int] = ..., rejected: _Optional[int] = ..., failed: _Optional[int] = ..., draining: _Optional[int] = ..., in_flight: _Optional[int] = ..., late: _Optional[int] = ..., cancelled: _Optional[int] = ..., undelivered: _Optional[int] = ...) -> None: ...
 
 class ProfilePoint(_message.Message):
     __slots__ = ("batch", "latency_ms")

@@ -1,5 +1,58 @@
-"""The command line."""
+"""The command line `foveate`. Commands are imported when they run, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from foveate.tools.demo_command import demo
+from foveate.tools.models_command import app as models_app
+from foveate.tools.serve_command import serve
+from foveate.tools.stream_command import stream
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="foveate",
+    help="Real-time vision inference: every frame carries a latency budget and gets exactly one answer.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"foveate {version('foveate')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command()(serve)
+app.command()(stream)
+app.command()(demo)
+app.add_typer(models_app, name="models")
 
 
 def main() -> None:
-    """Run the command that was asked for."""
+    """Run the command line; Ctrl-C ends it without a traceback."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

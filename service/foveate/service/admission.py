@@ -1,0 +1,121 @@
+"""What is let in: streams whose budget can be kept, frames within the limits. Nothing here decodes a pixel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from foveate.engines.errors import BadFrame, BudgetTooSmall, FrameError, UnsupportedFormat
+from foveate.service.config import Limits
+from foveate.service.frame import (
+    Answer,
+    Delivery,
+    Grant,
+    PixelFormat,
+    SharedMemoryRef,
+    StreamOptions,
+    Verdict,
+)
+from foveate.service.job import Job
+from foveate.service.picture_header import picture_format, picture_size
+from foveate.service.prediction import LatencyModel
+from foveate.service.stream import CameraStream
+
+__all__ = ["admit_frame", "admit_stream", "advised_rates", "stream_window"]
+
+_GUARANTEED_LOAD = 0.85
+"""Of the engine's time that guaranteed streams may fill together; the rest absorbs jitter."""
+_WINDOW_LATEST = 32
+_WINDOW_BESIDE_QUEUE = 16
+
+
+def admit_stream(options: StreamOptions, latency: LatencyModel, batch_cap: int, guaranteed_fps: float) -> Grant:
+    """Decide what a new stream can be promised beside `guaranteed_fps` frames per second promised already.
+
+    Raises: BudgetTooSmall if no frame could ever make its budget.
+    """
+    smallest_ns = latency.smallest_budget_ns
+    if options.budget_ns < smallest_ns:
+        raise BudgetTooSmall(
+            f"a budget of {options.budget_ns / 1e6:g} ms cannot be kept by pipeline {options.pipeline!r}: "
+            f"the smallest possible is {smallest_ns / 1e6:.1f} ms (two runs of {latency.latency_ns(1) / 1e6:.1f} ms "
+            f"and {latency.margin_ns / 1e6:.1f} ms kept free); open the stream with at least that"
+        )
+    per_frame_s = latency.latency_ns(batch_cap) / batch_cap / 1e9
+    fits = (guaranteed_fps + options.fps) * per_frame_s <= _GUARANTEED_LOAD
+    return Grant.GUARANTEED if options.fps > 0 and fits else Grant.BEST_EFFORT
+
+
+def advised_rates(streams: Sequence[CameraStream], latency: LatencyModel, batch_cap: int) -> dict[str, float]:
+    """Frames per second that each stream of an engine may expect to be answered OK, by stream id.
+
+    The engine's rate is shared out by weight; what a stream does not ask for goes to the others (max-min fair).
+    """
+    left = batch_cap / (latency.latency_ns(batch_cap) / 1e9)
+    open_weight = sum(stream.options.weight for stream in streams)
+    rates: dict[str, float] = {}
+    for stream in sorted(streams, key=lambda s: (s.options.fps or math.inf) / s.options.weight):
+        fair = left * stream.options.weight / open_weight
+        rates[stream.stream_id] = rate = min(stream.options.fps or math.inf, fair)
+        left -= rate
+        open_weight -= stream.options.weight
+    return rates
+
+
+def stream_window(options: StreamOptions) -> int:
+    """How many frames of a stream may be unanswered at once."""
+    if options.delivery is Delivery.QUEUE:
+        return options.queue_depth + _WINDOW_BESIDE_QUEUE
+    return _WINDOW_LATEST
+
+
+def admit_frame(job: Job, limits: Limits) -> Answer | None:
+    """Look at a frame's size and header, and note its format and size in the job.
+
+    Returns the answer of a frame that is not let in; None for one that is.
+    """
+    data, options = job.frame.data, job.stream.options
+    length = data.size if isinstance(data, SharedMemoryRef) else len(data)
+    if length > limits.max_frame_bytes:
+        return Answer(
+            Verdict.REJECTED,
+            f"the frame has {length} bytes, at most {limits.max_frame_bytes} are taken: "
+            "send it smaller or encoded more tightly",
+        )
+    try:
+        if options.format.raw:
+            job.format, job.width, job.height = options.format, options.width, options.height
+            _check_raw_length(job, length)
+        elif isinstance(data, SharedMemoryRef):
+            raise UnsupportedFormat("shared memory carries raw frames only: open the stream with a raw format")
+        else:
+            _read_header(job, data)
+    except FrameError as error:
+        return Answer(Verdict.BAD_FRAME, str(error))
+    if job.width * job.height > limits.max_pixels:
+        return Answer(
+            Verdict.REJECTED,
+            f"the picture has {job.width}x{job.height} pixels, at most {limits.max_pixels} are taken: "
+            "scale it down before sending",
+            frame_width=job.width,
+            frame_height=job.height,
+        )
+    return None
+
+
+def _read_header(job: Job, data: bytes) -> None:
+    found = picture_format(data)
+    expected = job.stream.options.format
+    if expected not in (PixelFormat.AUTO, found):
+        raise BadFrame(f"the stream was opened for {expected.name}, this frame is {found.name}")
+    job.format = found
+    job.width, job.height = picture_size(data, found)
+
+
+def _check_raw_length(job: Job, length: int) -> None:
+    pixels = job.width * job.height
+    expected = pixels * 3 // 2 if job.format is PixelFormat.RAW_NV12 else pixels * 3
+    if length != expected:
+        raise BadFrame(
+            f"a {job.format.name} frame of {job.width}x{job.height} has {expected} bytes, this one has {length}"
+        )

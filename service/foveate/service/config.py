@@ -1,0 +1,186 @@
+"""Every setting of the service, in one place: a TOML file, then the environment, then the command line.
+
+Nothing else reads the environment. `FOVEATE_LISTEN=...` sets a field, `FOVEATE_LIMITS__MAX_STREAMS=...` one of
+a section.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from foveate.engines.errors import ConfigError
+
+__all__ = [
+    "DEFAULT_PIPELINES",
+    "EngineConfig",
+    "Limits",
+    "PipelineConfig",
+    "ServiceConfig",
+    "load_config",
+    "only_pipelines",
+]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Limits(_Section):
+    """What a client may ask for; more than that is refused, and said."""
+
+    max_streams: Annotated[int, Field(ge=1)] = 256
+    """Streams open at once. One more is refused with RESOURCE_EXHAUSTED."""
+    max_frame_bytes: Annotated[int, Field(ge=1024)] = 32 * 1024 * 1024
+    """Bytes of one frame. A 4K picture as raw RGB has 25 MB; lower it where only JPEG comes in."""
+    max_pixels: Annotated[int, Field(ge=64)] = 40_000_000
+    """Width times height of one frame, checked in its header before anything is decoded."""
+    max_queue_depth: Annotated[int, Field(ge=1)] = 256
+    """Frames that a stream opened with QUEUE may let wait."""
+
+
+class EngineConfig(_Section):
+    """How a pipeline's engine runs."""
+
+    backend: str = "onnxruntime"
+    """`onnxruntime` runs on the CPU."""
+    max_batch: Annotated[int, Field(ge=1, le=256)] = 8
+    """Most frames in one run. On a CPU larger batches gain little and cost latency."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """Threads of one run; 0: all cores that this process may use. Fewer leave room for decoding."""
+    slots: Annotated[int, Field(ge=2, le=8)] = 3
+    """Batches in flight: one runs, the next is being decoded, the one before is being turned into answers."""
+    profile_s: Annotated[float, Field(gt=0.0)] = 0.6
+    """Seconds spent measuring a new engine at its first start; the profile is kept in the model store."""
+
+
+class PipelineConfig(_Section):
+    """One name that streams can ask for."""
+
+    model: str
+    """A model of the catalog, or the path of a folder with a `model.toml`."""
+    min_score: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
+    """Detections or classes below it are left out where a client names no threshold. Default: the model's."""
+    max_detections: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Most detections or classes per frame where a client names no number. Default: the model's."""
+    engine: EngineConfig = EngineConfig()
+    """How its engine runs."""
+
+
+DEFAULT_PIPELINES: Mapping[str, PipelineConfig] = {
+    "faces": PipelineConfig(model="centerface"),
+    "objects": PipelineConfig(model="yolox_nano"),
+    "imagenet": PipelineConfig(model="efficientnet_lite0"),
+}
+
+
+class ServiceConfig(BaseSettings):
+    """All settings of one server."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix="FOVEATE_",
+        env_nested_delimiter="__",
+        use_attribute_docstrings=True,
+    )
+
+    listen: str = "127.0.0.1:50051"
+    """HOST:PORT of the gRPC server; port 0 takes a free one, `unix:PATH` a socket. 0.0.0.0 opens it to the network."""
+    pipelines: dict[str, PipelineConfig] = Field(default_factory=lambda: dict(DEFAULT_PIPELINES))
+    """The pipelines by name. Naming any replaces the default ones."""
+    default_pipeline: str = ""
+    """Answers streams that name no pipeline. Default: the first one."""
+    fetch: bool = True
+    """Whether the default pipeline's model is fetched at the start where the store lacks it."""
+    model_store: Path | None = None
+    """Folder of fetched and prepared models. Default: `foveate/models` in the user's cache directory."""
+    default_budget_ms: Annotated[int, Field(ge=1)] = 250
+    """Milliseconds from capture to answer for streams that name no budget."""
+    decode_threads: Annotated[int, Field(ge=0)] = 0
+    """Frames of one batch that are decoded side by side; 0: as many as this process has cores."""
+    drain_grace_ms: Annotated[int, Field(ge=0)] = 10_000
+    """Milliseconds that open streams get to end by themselves when the server is asked to stop."""
+    resume_s: Annotated[float, Field(ge=0.0)] = 30.0
+    """Seconds that a broken stream can be taken up again by its token."""
+    shared_memory: bool = True
+    """Whether clients on this host may hand over raw frames in files below /dev/shm named `foveate-*`."""
+    limits: Limits = Limits()
+    """What a client may ask for."""
+
+    @model_validator(mode="after")
+    def _pipelines_make_sense(self) -> Self:
+        if not self.pipelines:
+            raise ValueError("pipelines: name at least one")
+        if self.default_pipeline and self.default_pipeline not in self.pipelines:
+            known = ", ".join(self.pipelines)
+            raise ValueError(f"default_pipeline {self.default_pipeline!r} is not one of: {known}")
+        return self
+
+    @property
+    def default_pipeline_name(self) -> str:
+        return self.default_pipeline or next(iter(self.pipelines))
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags win over the environment, which wins over the file (see `load_config`)."""
+        return init_settings, env_settings, _FileSettings(settings_cls)
+
+
+class _FileSettings(PydanticBaseSettingsSource):
+    """The TOML file that `load_config` was given."""
+
+    values: dict[str, Any] | None = None
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        return (self.values or {}).get(field_name), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        return dict(self.values or {})
+
+
+def load_config(file: Path | None = None, **flags: Any) -> ServiceConfig:
+    """The settings from a TOML file, the environment and `flags` (those that are None were not given).
+
+    Raises: ConfigError naming each setting that is wrong.
+    """
+    origin = str(file) if file else "the settings"
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        _FileSettings.values = tomllib.loads(file.read_text(encoding="utf-8")) if file else None
+        return ServiceConfig(**given)
+    except OSError as error:
+        raise ConfigError(f"no configuration at {file}: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file} is not TOML: {error}") from error
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(str(part) for part in fault['loc']) or 'settings'}: {fault['msg']}" for fault in error.errors()
+        )
+        raise ConfigError(f"{origin}: {faults}") from error
+    finally:
+        _FileSettings.values = None
+
+
+def only_pipelines(config: ServiceConfig, names: Sequence[str]) -> ServiceConfig:
+    """The same settings with these of its pipelines alone, the first as the default.
+
+    Raises: ConfigError for a name that is not configured.
+    """
+    unknown = [name for name in names if name not in config.pipelines]
+    if unknown:
+        raise ConfigError(f"no pipeline {unknown[0]!r} is configured: expected one of {', '.join(config.pipelines)}")
+    wanted = {name: config.pipelines[name] for name in names}
+    return config.model_copy(update={"pipelines": wanted, "default_pipeline": names[0]})

@@ -1,0 +1,124 @@
+"""One RPC that carries a stream: a task that reads frames, and the RPC's own that writes answers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+import grpc.aio
+
+from foveate.engines.errors import FoveateError, ProtocolError
+from foveate.proto import vision_pb2 as pb
+from foveate.service.convert import (
+    drain_message,
+    frame_from_message,
+    opened_message,
+    options_from_open,
+    result_message,
+)
+from foveate.service.frame import Answer, Frame, Verdict
+from foveate.service.reception import OpenedStream, Reception
+
+__all__ = ["Connection", "Context"]
+
+_log = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+_READ_AHEAD_WINDOWS = 2
+"""A client that sends and never reads is not read from any more once this many windows are unanswered."""
+
+
+class Connection:
+    """A stream's connection, for as long as the RPC lasts."""
+
+    def __init__(self, reception: Reception, context: Context) -> None:
+        self._reception = reception
+        self._context = context
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._half_closed = False
+        self._failure: FoveateError | None = None
+        self._task = asyncio.current_task()
+
+    def fail(self, error: FoveateError) -> None:
+        """End the RPC with this error, once the answers that are ready have been written."""
+        self._failure = error
+        self._wake.set()
+
+    async def serve(self) -> None:
+        """Carry the stream until it ends. Raises: FoveateError if it ends badly."""
+        opened = await self._open()
+        opened.stream.attach(self._wake.set)
+        reader, ended_well = asyncio.create_task(self._read(opened)), False
+        try:
+            await self._context.write(pb.StreamReply(opened=opened_message(opened, self._advised_fps(opened))))
+            await self._write(opened)
+            ended_well = True
+        finally:
+            reader.cancel()
+            self._reception.close(opened, ended_well=ended_well)
+
+    async def _open(self) -> OpenedStream:
+        first = await self._context.read()
+        if first is grpc.aio.EOF or first.WhichOneof("message") != "open":
+            came = "nothing" if first is grpc.aio.EOF else (first.WhichOneof("message") or "an empty message")
+            raise ProtocolError(f"the first message of a stream must be `open`, got {came}: send OpenStream first")
+        self._reception.refuse_while_draining()
+        wanted, config = first.open, self._reception.config
+        pipeline = self._reception.pipelines.get(wanted.pipeline)
+        return self._reception.open(
+            pipeline,
+            options_from_open(wanted, pipeline, config.default_budget_ms, config.limits),
+            stream_id=wanted.stream_id,
+            resume_token=wanted.resume_token,
+            disconnect=self._disconnect,
+        )
+
+    def _disconnect(self) -> None:
+        """Its client has come back over another connection: this one ends at once."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _read(self, opened: OpenedStream) -> None:
+        stream, most = opened.stream, _READ_AHEAD_WINDOWS * opened.stream.window
+        try:
+            while (message := await self._context.read()) is not grpc.aio.EOF:
+                if message.WhichOneof("message") != "frame":
+                    raise ProtocolError("after its first message a stream carries frames only: open another stream")
+                self._reception.take(opened, frame_from_message(message.frame, stream.options, time.monotonic_ns()))
+                while stream.unanswered >= most:
+                    self._room.clear()
+                    await self._room.wait()
+            self._half_closed = True
+            self._wake.set()
+        except FoveateError as error:
+            self.fail(error)
+        except Exception:  # noqa: BLE001 - the outer edge of this task: the client must hear of it
+            _log.exception("reading stream %s failed", stream.stream_id)
+            self.fail(FoveateError("internal error while reading the stream"))
+
+    async def _write(self, opened: OpenedStream) -> None:
+        stream = opened.stream
+        while True:
+            while stream.notices:
+                await self._context.write(pb.StreamReply(notice=drain_message(stream.notices.popleft())))
+            while (taken := stream.next_answer()) is not None:
+                await self._context.write(self._result(opened, *taken))
+                self._room.set()
+            if self._failure is not None:
+                raise self._failure
+            if self._half_closed and not stream.unanswered:
+                return
+            self._wake.clear()
+            await self._wake.wait()
+
+    def _result(self, opened: OpenedStream, frame: Frame, answer: Answer) -> pb.StreamReply:
+        if answer.verdict is Verdict.OK:
+            opened.pipeline.lane.observe_reply(answer.times.postprocess + answer.times.reply_queue)
+        labels = opened.pipeline.model.labels
+        return pb.StreamReply(result=result_message(frame, answer, labels, self._advised_fps(opened)))
+
+    def _advised_fps(self, opened: OpenedStream) -> float:
+        return self._reception.advised_fps(opened)

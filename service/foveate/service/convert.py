@@ -1,0 +1,268 @@
+"""The wire's messages to the service's own types, and back. The only module that knows both."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+from foveate.engines.contract import EngineInfo
+from foveate.engines.errors import LimitExceeded, ProtocolError, UnsupportedFormat
+from foveate.models.outputs import Classes, DecodeOptions, Detections, Embedding
+from foveate.proto import vision_pb2 as pb
+from foveate.service.config import Limits
+from foveate.service.frame import (
+    Answer,
+    Delivery,
+    Frame,
+    Grant,
+    PixelFormat,
+    SharedMemoryRef,
+    StageTimes,
+    StreamOptions,
+    Verdict,
+)
+from foveate.service.ledger import Ledger
+from foveate.service.pipeline import Pipeline, Unavailable
+from foveate.service.reception import OpenedStream
+from foveate.service.stream import CameraStream, DrainNotice
+
+__all__ = [
+    "drain_message",
+    "engine_message",
+    "engine_status_message",
+    "frame_from_message",
+    "ledger_message",
+    "opened_message",
+    "options_from_infer",
+    "options_from_open",
+    "pipeline_message",
+    "result_message",
+    "stream_status_message",
+]
+
+_DEFAULT_QUEUE_DEPTH = 8
+_MS = 1_000_000
+_US = 1_000
+_UINT32_MAX = 0xFFFF_FFFF
+_FORMATS = {getattr(pb, f"PIXEL_FORMAT_{kind.name}"): kind for kind in PixelFormat}
+_DELIVERIES = {getattr(pb, f"DELIVERY_{kind.name}"): kind for kind in Delivery}
+_GRANTS = {kind: getattr(pb, f"GRANT_{kind.name}") for kind in Grant}
+_VERDICTS = {verdict: getattr(pb, f"VERDICT_{verdict.name}") for verdict in Verdict}
+
+
+def options_from_open(message: pb.OpenStream, pipeline: Pipeline, budget_ms: int, limits: Limits) -> StreamOptions:
+    """What a stream asks for, with defaults filled in.
+
+    Raises: ProtocolError or UnsupportedFormat naming the field that makes no sense, LimitExceeded.
+    """
+    if not (math.isfinite(message.fps) and message.fps >= 0):
+        raise ProtocolError(f"fps must be a number of at least 0, not {message.fps}")
+    if not (math.isfinite(message.weight) and message.weight >= 0):
+        raise ProtocolError(f"weight must be a number above 0, not {message.weight}")
+    depth = message.queue_depth or _DEFAULT_QUEUE_DEPTH
+    if depth > limits.max_queue_depth:
+        raise LimitExceeded(f"queue_depth {depth} is above this server's limit of {limits.max_queue_depth}")
+    if message.delivery not in _DELIVERIES:
+        raise ProtocolError(f"delivery {message.delivery} is unknown: expected LATEST or QUEUE")
+    return StreamOptions(
+        pipeline=pipeline.name,
+        budget_ns=(message.budget_ms or budget_ms) * _MS,
+        fps=message.fps,
+        priority=message.priority,
+        weight=message.weight or 1.0,
+        delivery=_DELIVERIES[message.delivery],
+        queue_depth=depth,
+        format=_format(message.format, message.width, message.height),
+        width=message.width,
+        height=message.height,
+        view=_view(message.min_score, message.max_detections, message.classes, pipeline),
+    )
+
+
+def options_from_infer(message: pb.InferRequest, pipeline: Pipeline, budget_ms: int) -> StreamOptions:
+    """What a single picture asks for. Raises: as `options_from_open`."""
+    return StreamOptions(
+        pipeline=pipeline.name,
+        budget_ns=(message.frame.budget_ms or budget_ms) * _MS,
+        priority=message.priority,
+        format=_format(message.format, message.width, message.height),
+        width=message.width,
+        height=message.height,
+        view=_view(message.min_score, message.max_detections, message.classes, pipeline),
+    )
+
+
+def frame_from_message(message: pb.Frame, options: StreamOptions, now_ns: int) -> Frame:
+    """A frame received at `now_ns`. Its deadline: now + its budget - the age that it had when it was sent."""
+    budget_ns = message.budget_ms * _MS or options.budget_ns
+    data: bytes | SharedMemoryRef = message.data
+    if message.WhichOneof("pixels") == "shared_memory":
+        where = message.shared_memory
+        data = SharedMemoryRef(where.name, where.offset, where.size)
+    return Frame(message.sequence, now_ns, now_ns + budget_ns - message.age_us * _US, data)
+
+
+def result_message(frame: Frame, answer: Answer, labels: Sequence[str], advised_fps: float) -> pb.FrameResult:
+    """The answer to a frame as the wire's message."""
+    message = pb.FrameResult(
+        sequence=frame.sequence,
+        verdict=_VERDICTS[answer.verdict],
+        message=answer.message,
+        frame_width=min(answer.frame_width, _UINT32_MAX),
+        frame_height=min(answer.frame_height, _UINT32_MAX),
+        times=_times_message(answer.times),
+        batch_size=answer.batch_size,
+        engine=answer.engine,
+        advised_fps=advised_fps,
+    )
+    output = answer.output
+    if isinstance(output, Detections):
+        _add_detections(message, output, labels)
+    elif isinstance(output, Classes):
+        for index, score in zip(output.class_ids.tolist(), output.scores.tolist(), strict=True):
+            message.classes.add(id=index, label=_label(labels, index), score=score)
+    elif isinstance(output, Embedding):
+        message.embedding.extend(output.vector.tolist())
+    return message
+
+
+def opened_message(opened: OpenedStream, advised_fps: float) -> pb.StreamOpened:
+    """What a stream is told when it has been opened."""
+    stream, pipeline = opened.stream, opened.pipeline
+    return pb.StreamOpened(
+        stream_id=stream.stream_id,
+        grant=_GRANTS[stream.grant],
+        advised_fps=advised_fps,
+        window=stream.window,
+        smallest_budget_ms=pipeline.lane.latency.smallest_budget_ns / _MS,
+        engine=engine_message(pipeline.engine),
+        labels=pipeline.model.labels,
+        input_width=pipeline.model.manifest.input.width_px,
+        input_height=pipeline.model.manifest.input.height_px,
+        resume_token=stream.resume_token,
+        budget_ms=stream.options.budget_ns // _MS,
+    )
+
+
+def drain_message(notice: DrainNotice) -> pb.Notice:
+    return pb.Notice(kind=pb.Notice.KIND_DRAIN, grace_ms=notice.grace_ms)
+
+
+def pipeline_message(pipeline: Pipeline | Unavailable, is_default: bool) -> pb.Pipeline:
+    """A configured pipeline, served or not."""
+    if isinstance(pipeline, Unavailable):
+        return pb.Pipeline(
+            name=pipeline.name,
+            is_default=is_default,
+            state=pb.Pipeline.STATE_UNAVAILABLE,
+            message=pipeline.reason,
+            model=pipeline.model,
+        )
+    manifest = pipeline.model.manifest
+    return pb.Pipeline(
+        name=pipeline.name,
+        is_default=is_default,
+        state=pb.Pipeline.STATE_READY,
+        model=manifest.name,
+        task=manifest.task,
+        engine=engine_message(pipeline.engine),
+        labels=pipeline.model.labels,
+        input_width=manifest.input.width_px,
+        input_height=manifest.input.height_px,
+        smallest_budget_ms=pipeline.lane.latency.smallest_budget_ns / _MS,
+        licence=manifest.licence,
+    )
+
+
+def engine_message(info: EngineInfo) -> pb.EngineDescription:
+    return pb.EngineDescription(name=info.name, backend=info.backend, precision=info.precision, device=info.device)
+
+
+def engine_status_message(pipeline: Pipeline) -> pb.EngineStatus:
+    """How a pipeline's engine stands now."""
+    latency, statistics = pipeline.lane.latency, pipeline.lane.statistics()
+    return pb.EngineStatus(
+        pipeline=pipeline.name,
+        engine=engine_message(pipeline.engine),
+        profile=[
+            pb.ProfilePoint(batch=batch, latency_ms=latency.latency_ns(batch) / _MS)
+            for batch in latency.profile.buckets
+        ],
+        busy_share=statistics.busy_share,
+        margin_ms=latency.margin_ns / _MS,
+        waiting=statistics.waiting,
+        batches=statistics.batches,
+        frames=statistics.frames,
+        batch_cap=statistics.batch_cap,
+    )
+
+
+def stream_status_message(stream: CameraStream, advised_fps: float) -> pb.StreamStatus:
+    """How a stream stands now."""
+    return pb.StreamStatus(
+        stream_id=stream.stream_id,
+        pipeline=stream.options.pipeline,
+        grant=_GRANTS[stream.grant],
+        budget_ms=stream.options.budget_ns // _MS,
+        priority=stream.options.priority,
+        advised_fps=advised_fps,
+        open_s=(time.monotonic_ns() - stream.opened_ns) / 1e9,
+        ledger=ledger_message(stream.ledger),
+    )
+
+
+def ledger_message(ledger: Ledger) -> pb.Ledger:
+    return pb.Ledger(
+        received=ledger.received,
+        in_flight=ledger.in_flight,
+        late=ledger.late,
+        cancelled=ledger.cancelled,
+        undelivered=ledger.undelivered,
+        **{verdict.value: getattr(ledger, verdict.value) for verdict in Verdict},
+    )
+
+
+def _format(value: int, width: int, height: int) -> PixelFormat:
+    kind = _FORMATS.get(value)
+    if kind is None:
+        raise UnsupportedFormat(f"pixel format {value} is unknown to this server")
+    if kind in (PixelFormat.H264, PixelFormat.H265):
+        raise UnsupportedFormat(f"{kind.name} streams are not served here: send JPEG, PNG, WebP or raw frames")
+    if kind.raw and not (width and height):
+        raise ProtocolError(f"{kind.name} frames have no header: give their width and height, got {width}x{height}")
+    if kind is PixelFormat.RAW_NV12 and (width % 2 or height % 2):
+        raise ProtocolError(f"RAW_NV12 frames have even sides, got {width}x{height}")
+    return kind
+
+
+def _view(min_score: float, max_detections: int, classes: Sequence[str], pipeline: Pipeline) -> DecodeOptions:
+    if not 0.0 <= min_score <= 1.0:
+        raise ProtocolError(f"min_score must be 0..1, not {min_score}")
+    default = pipeline.default_view
+    return DecodeOptions(
+        min_score=min_score or default.min_score,
+        max_detections=max_detections or default.max_detections,
+        class_ids=pipeline.class_ids(classes) if classes else None,
+    )
+
+
+def _add_detections(message: pb.FrameResult, output: Detections, labels: Sequence[str]) -> None:
+    columns = zip(output.boxes.tolist(), output.class_ids.tolist(), output.scores.tolist(), strict=True)
+    points = None if output.keypoints is None else output.keypoints.tolist()
+    for row, ((x1, y1, x2, y2), index, score) in enumerate(columns):
+        detection = message.detections.add(class_id=index, label=_label(labels, index), score=score)
+        detection.box.x, detection.box.y = x1, y1
+        detection.box.width, detection.box.height = x2 - x1, y2 - y1
+        for x, y, confidence in points[row] if points else ():
+            detection.keypoints.add(x=x, y=y, score=confidence)
+
+
+def _times_message(times: StageTimes) -> pb.StageTimes:
+    return pb.StageTimes(
+        **{name: min(max(0, round(getattr(times, name) / _US)), _UINT32_MAX) for name in StageTimes.__slots__}
+    )
+
+
+def _label(labels: Sequence[str], index: int) -> str:
+    return labels[index] if index < len(labels) else str(index)

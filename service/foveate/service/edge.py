@@ -1,0 +1,131 @@
+"""The gRPC edge: messages in, messages out, errors as status codes. It decides nothing about frames."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import cache
+from importlib.metadata import version
+
+import grpc
+import grpc.aio
+
+from foveate.engines.errors import FoveateError, ShuttingDown
+from foveate.proto import vision_pb2 as pb
+from foveate.proto import vision_pb2_grpc as pb_grpc
+from foveate.service.connection import Connection, Context
+from foveate.service.convert import (
+    engine_status_message,
+    frame_from_message,
+    ledger_message,
+    options_from_infer,
+    pipeline_message,
+    result_message,
+    stream_status_message,
+)
+from foveate.service.reception import OpenedStream, Reception
+from foveate.service.status import status_code
+
+__all__ = ["VisionEdge"]
+
+_log = logging.getLogger(__name__)
+
+_LOOK_EVERY_S = 0.02
+
+
+class VisionEdge(pb_grpc.VisionServicer):
+    """`foveate.v1.Vision` over a reception."""
+
+    def __init__(self, reception: Reception) -> None:
+        self._reception = reception
+        self._connections: set[Connection] = set()
+        self._started_ns = time.monotonic_ns()
+
+    async def Stream(self, request_iterator: object, context: Context) -> None:  # noqa: N802
+        """One camera's stream, from its `OpenStream` to its end."""
+        connection = Connection(self._reception, context)
+        self._connections.add(connection)
+        try:
+            async with _errors_to_status(context):
+                await connection.serve()
+        finally:
+            self._connections.discard(connection)
+
+    async def Infer(self, request: pb.InferRequest, context: Context) -> pb.FrameResult:  # noqa: N802
+        """One picture: a stream of one frame."""
+        async with _errors_to_status(context):
+            pipeline = self._reception.pipelines.get(request.pipeline)
+            options = options_from_infer(request, pipeline, self._reception.config.default_budget_ms)
+            opened = self._reception.open_single(pipeline, options)
+            return await self._infer(opened, request.frame)
+        raise AssertionError("an error ends the call")
+
+    async def ListPipelines(  # noqa: N802
+        self, request: pb.ListPipelinesRequest, context: Context
+    ) -> pb.ListPipelinesReply:
+        """What this server serves, and what it is configured to and cannot."""
+        pipelines = self._reception.pipelines
+        return pb.ListPipelinesReply(
+            pipelines=[pipeline_message(each, each.name == pipelines.default) for each in pipelines.all.values()]
+        )
+
+    async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusReply:  # noqa: N802
+        """Engines, streams, ledger and load, now."""
+        reception = self._reception
+        opened = [OpenedStream(s, reception.pipelines.get(s.options.pipeline)) for s in reception.streams]
+        return pb.GetStatusReply(
+            version=_version(),
+            uptime_s=(time.monotonic_ns() - self._started_ns) / 1e9,
+            draining=reception.draining,
+            engines=[engine_status_message(pipeline) for pipeline in reception.pipelines.ready],
+            streams=[stream_status_message(each.stream, reception.advised_fps(each)) for each in opened],
+            ledger=ledger_message(reception.ledger()),
+        )
+
+    async def drained(self, timeout_s: float) -> None:
+        """Wait for the streams to end by themselves, then end those that have not."""
+        await self._all_gone(timeout_s)
+        for connection in self._connections:
+            connection.fail(ShuttingDown("the server is going away: open the stream elsewhere"))
+        await self._all_gone(1.0)
+
+    async def _all_gone(self, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while self._connections and time.monotonic() < deadline:
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def _infer(self, opened: OpenedStream, message: pb.Frame) -> pb.FrameResult:
+        answered = asyncio.Event()
+        opened.stream.attach(answered.set)
+        try:
+            frame = frame_from_message(message, opened.stream.options, time.monotonic_ns())
+            self._reception.take(opened, frame)
+            await answered.wait()
+            taken = opened.stream.next_answer()
+        finally:
+            self._reception.close_single(opened)
+        if taken is None:
+            raise AssertionError("woken without an answer")
+        return result_message(*taken, opened.pipeline.model.labels, 0.0)
+
+
+@asynccontextmanager
+async def _errors_to_status(context: Context) -> AsyncIterator[None]:
+    """End the RPC with the status code and the message of what was raised."""
+    try:
+        yield
+    except FoveateError as error:
+        await context.abort(status_code(error), str(error))
+    except grpc.aio.AbortError:
+        raise
+    except Exception:  # noqa: BLE001 - the outer edge of the RPC
+        _log.exception("an RPC failed")
+        await context.abort(grpc.StatusCode.INTERNAL, "internal error: see the server's log")
+
+
+@cache
+def _version() -> str:
+    return version("foveate")

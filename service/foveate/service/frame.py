@@ -1,0 +1,142 @@
+"""The service's own words: a frame, its stream, its answer. Protobuf stays outside, in `convert`."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field, replace
+
+from foveate.models.outputs import DecodeOptions, Output
+
+__all__ = [
+    "Answer",
+    "Delivery",
+    "Frame",
+    "Grant",
+    "PixelFormat",
+    "SharedMemoryRef",
+    "StageTimes",
+    "StreamOptions",
+    "Verdict",
+]
+
+
+class Verdict(enum.Enum):
+    """The fate of a frame; every frame received gets exactly one."""
+
+    OK = "ok"
+    SUPERSEDED = "superseded"
+    INFEASIBLE = "infeasible"
+    EXPIRED = "expired"
+    BAD_FRAME = "bad_frame"
+    REJECTED = "rejected"
+    FAILED = "failed"
+    DRAINING = "draining"
+
+
+class PixelFormat(enum.Enum):
+    """How a frame's pixels are encoded. AUTO tells the picture formats apart by their first bytes."""
+
+    AUTO = "auto"
+    JPEG = "jpeg"
+    PNG = "png"
+    WEBP = "webp"
+    H264 = "h264"
+    H265 = "h265"
+    RAW_RGB = "raw_rgb"
+    RAW_BGR = "raw_bgr"
+    RAW_NV12 = "raw_nv12"
+
+    @property
+    def raw(self) -> bool:
+        return self in (PixelFormat.RAW_RGB, PixelFormat.RAW_BGR, PixelFormat.RAW_NV12)
+
+
+class Delivery(enum.Enum):
+    """Which frames of a stream wait: only the newest, or a bounded queue of all."""
+
+    LATEST = "latest"
+    QUEUE = "queue"
+
+
+class Grant(enum.Enum):
+    """What the server promises a stream."""
+
+    GUARANTEED = "guaranteed"
+    BEST_EFFORT = "best_effort"
+
+
+@dataclass(frozen=True, slots=True)
+class SharedMemoryRef:
+    """Where a frame lies in a file below /dev/shm. Units: bytes."""
+
+    name: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOptions:
+    """What a stream asked for when it opened, with the server's defaults filled in."""
+
+    pipeline: str
+    budget_ns: int
+    fps: float = 0.0
+    """Frames per second that the camera will send; 0: unknown."""
+    priority: int = 0
+    weight: float = 1.0
+    delivery: Delivery = Delivery.LATEST
+    queue_depth: int = 8
+    format: PixelFormat = PixelFormat.AUTO
+    width: int = 0
+    """Pixels; only with the raw formats."""
+    height: int = 0
+    view: DecodeOptions = field(default_factory=lambda: DecodeOptions(0.0, 100))
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One picture of a stream as it was received. Times are on the server's monotonic clock."""
+
+    sequence: int
+    received_ns: int
+    deadline_ns: int
+    """received + budget - the age that the client declared."""
+    data: bytes | SharedMemoryRef
+
+
+@dataclass(frozen=True, slots=True)
+class StageTimes:
+    """Where a frame's time went, in nanoseconds; the fields are those of the wire's `StageTimes`."""
+
+    receive_queue: int = 0
+    decode: int = 0
+    wait: int = 0
+    copy_in: int = 0
+    infer: int = 0
+    copy_out: int = 0
+    postprocess: int = 0
+    cascade: int = 0
+    reply_queue: int = 0
+    total: int = 0
+    predicted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The one answer to a frame."""
+
+    verdict: Verdict
+    message: str = ""
+    output: Output | None = None
+    frame_width: int = 0
+    frame_height: int = 0
+    times: StageTimes = StageTimes()
+    batch_size: int = 0
+    engine: str = ""
+    ready_ns: int = 0
+    """When the answer came to be; the time until it is handed to gRPC is its `reply_queue`."""
+
+    def handed_over(self, received_ns: int, now_ns: int) -> Answer:
+        """This answer with its last two times filled in, at the moment when gRPC takes it."""
+        times = replace(self.times, reply_queue=max(0, now_ns - self.ready_ns), total=now_ns - received_ns)
+        return replace(self, times=times)

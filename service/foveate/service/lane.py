@@ -1,0 +1,317 @@
+"""A lane: one engine, its slots, and the threads that carry batches through them.
+
+Each slot has one thread, which takes its batch all the way: plan, decode into the slot, wait for its turn on the
+engine, run, turn outputs into answers. While one thread runs its batch the next one plans and decodes, and the
+one before makes its answers, so the stages of neighbouring batches overlap and a frame changes threads twice:
+into the lane and out of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foveate.engines.contract import Engine, RunTimes, Slot
+from foveate.engines.errors import EngineError, FrameError
+from foveate.models.package import PreparedModel
+from foveate.service.decode import Decoded, decode_into
+from foveate.service.frame import Answer, SharedMemoryRef, StageTimes, Verdict
+from foveate.service.job import Job
+from foveate.service.prediction import LatencyModel
+from foveate.service.scheduler import Refusal, Scheduler, StreamShare, Waiting
+from foveate.service.shared_memory import shared_pixels
+from foveate.service.turns import Turns
+
+__all__ = ["Answered", "Lane", "LaneStatistics"]
+
+_log = logging.getLogger(__name__)
+
+Answered = tuple[Job, Answer]
+_BUSY_WINDOW_NS = 5_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class LaneStatistics:
+    """What a lane has done and how it stands; a snapshot."""
+
+    waiting: int
+    """Frames that wait to be planned."""
+    batches: int
+    """Run since the start."""
+    frames: int
+    """Inferred since the start."""
+    busy_share: float
+    """Of the last five seconds, the share in which the engine ran; 0..1."""
+    batch_cap: int
+    """The largest batch that the scheduler forms now."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A frame in a planned batch."""
+
+    job: Job
+    began_ns: int = 0
+    decoded_ns: int = 0
+    decoded: Decoded | None = None
+    refusal: Answer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """A planned batch on its way through a slot."""
+
+    turn: int
+    ends_ns: int
+    entries: tuple[_Entry, ...]
+
+
+class Lane:
+    """Runs frames of many streams on one engine. Thread-safe.
+
+    `on_answers` is called from the lane's threads, with the answers of a batch together, and while the lane is
+    locked: it must only hand them on.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        model: PreparedModel,
+        latency: LatencyModel,
+        on_answers: Callable[[Sequence[Answered]], None],
+        *,
+        slots: int = 3,
+        decoders: int = 0,
+    ) -> None:
+        info = engine.info
+        decoders = decoders or len(os.sched_getaffinity(0))
+        self.latency = latency
+        self.engine_name = f"{info.name}/{info.backend}/{info.precision}/{info.device}"
+        self._engine = engine
+        self._model = model
+        self._on_answers = on_answers
+        self._input = info.inputs[0].name
+        self._decoders = ThreadPoolExecutor(decoders, f"{info.name}-decode")
+        self._scheduler: Scheduler[Job] = Scheduler(latency, info.max_batch, decoders)
+        self._planner = threading.Lock()  # one thread plans at a time; the others wait for their turn to plan
+        self._lock = threading.Lock()  # guards all that follows, and the scheduler and its latency model
+        self._arrived = threading.Condition(self._lock)
+        self._turns = Turns(self._lock, info.max_in_flight)
+        self._runs: deque[tuple[int, int]] = deque()
+        self._batches = self._frames = 0
+        self._closing = False
+        self._threads = [
+            threading.Thread(target=self._serve, args=(engine.new_slot(),), name=f"{info.name}-slot{index}")
+            for index in range(slots)
+        ]
+        for thread in self._threads:
+            thread.daemon = True
+            thread.start()
+
+    def submit(self, job: Job) -> list[Answered]:
+        """Let an admitted frame wait for a batch. Returns the frames that this answers at once, if any."""
+        prepare_ns = job.stream.decode_cost.predict_ns(job.width, job.height)
+        waiting = Waiting(job, job.stream.share, job.frame.deadline_ns, prepare_ns)
+        with self._lock:
+            now_ns = time.monotonic_ns()
+            refused = self._scheduler.arrive(waiting, now_ns, self._turns.free_ns(now_ns))
+            self._arrived.notify()
+        return [_refused(refusal) for refusal in refused]
+
+    def withdraw(self, share: StreamShare) -> None:
+        """Let go of a stream's waiting frames; nobody is told."""
+        with self._lock:
+            self._scheduler.withdraw(share)
+
+    def observe_reply(self, took_ns: int) -> None:
+        """Learn how long an answer took from the end of its run until gRPC had it."""
+        with self._lock:
+            self.latency.observe_reply(took_ns)
+
+    def statistics(self) -> LaneStatistics:
+        """What the lane has done and how it stands."""
+        with self._lock:
+            self._forget_runs(time.monotonic_ns())
+            return LaneStatistics(
+                waiting=len(self._scheduler),
+                batches=self._batches,
+                frames=self._frames,
+                busy_share=min(1.0, sum(took_ns for _, took_ns in self._runs) / _BUSY_WINDOW_NS),
+                batch_cap=self._scheduler.batch_cap,
+            )
+
+    def close(self) -> None:
+        """Answer what waits, then release the engine. Blocks for as long as that takes."""
+        with self._lock:
+            self._closing = True
+            self._arrived.notify_all()
+        for thread in self._threads:
+            thread.join()
+        self._decoders.shutdown()
+        self._engine.close()
+
+    def _serve(self, slot: Slot) -> None:
+        while (batch := self._next_batch()) is not None:
+            self._on_answers(self._carry(slot, batch))
+
+    def _next_batch(self) -> _Batch | None:
+        """Wait until the scheduler forms a batch; None when the lane closes and nothing waits."""
+        with self._planner, self._lock:
+            while True:
+                now_ns = time.monotonic_ns()
+                plan = self._scheduler.plan(now_ns, self._turns.free_ns(now_ns))
+                if plan.refused:
+                    self._on_answers([_refused(refusal) for refusal in plan.refused])
+                if plan.batch:
+                    turn = self._turns.take(plan.ends_ns - plan.starts_ns, plan.ends_ns)
+                    return _Batch(turn, plan.ends_ns, tuple(_Entry(job) for job in plan.batch))
+                if self._closing and not len(self._scheduler):
+                    return None
+                self._arrived.wait(None if plan.wake_at_ns is None else (plan.wake_at_ns - now_ns) / 1e9)
+
+    def _carry(self, slot: Slot, batch: _Batch) -> list[Answered]:
+        """Decode, run, and turn the outputs into answers: one for every frame of the batch."""
+        ready = self._prepare(slot, batch.entries)
+        answers = [(entry.job, entry.refusal) for entry in batch.entries if entry.refusal is not None]
+        if not ready:
+            with self._lock:
+                self._turns.give_up(batch.turn)
+            return answers
+        try:
+            started_ns, run = self._run(slot, batch.turn, len(ready))
+        except EngineError as error:
+            _log.error("a batch of %d failed on %s: %s", len(ready), self.engine_name, error)
+            return answers + [(entry.job, self._failed(entry, len(ready), str(error))) for entry in ready]
+        for row, entry in enumerate(ready):
+            answers.append((entry.job, self._answer(slot, row, entry, len(ready), batch.ends_ns, started_ns, run)))
+        return answers
+
+    def _prepare(self, slot: Slot, entries: Sequence[_Entry]) -> list[_Entry]:
+        """Decode the batch into the slot's first rows; frames that cannot be decoded leave no gap."""
+        pixels = slot.inputs[self._input]
+        others = [
+            self._decoders.submit(self._decode, entry, pixels[row]) for row, entry in enumerate(entries[1:], start=1)
+        ]
+        self._decode(entries[0], pixels[0])
+        for other in others:
+            other.result()
+        rows = [row for row, entry in enumerate(entries) if entry.refusal is None]
+        for to, row in enumerate(rows):
+            if to != row:
+                pixels[to] = pixels[row]
+        return [entries[row] for row in rows]
+
+    def _decode(self, entry: _Entry, row: NDArray[np.uint8]) -> None:
+        job = entry.job
+        entry.began_ns = time.monotonic_ns()
+        try:
+            with _pixels(job) as data:
+                entry.decoded = decode_into(row, data, job.format, (job.width, job.height), self._model)
+        except FrameError as error:
+            entry.refusal = self._unstarted(entry, Verdict.BAD_FRAME, str(error))
+        except Exception as error:  # noqa: BLE001 - a decoder's fault must not take the batch's other frames along
+            _log.exception("decoding a %s frame failed", job.format.name)
+            entry.refusal = self._unstarted(entry, Verdict.FAILED, f"the decoder failed: {type(error).__name__}")
+        entry.decoded_ns = time.monotonic_ns()
+        job.stream.decode_cost.observe(entry.decoded_ns - entry.began_ns)
+
+    def _run(self, slot: Slot, turn: int, size: int) -> tuple[int, RunTimes]:
+        """Wait for the turn, then run; returns when the run began, and its times."""
+        with self._lock:
+            self._turns.await_turn(turn)
+            started_ns = time.monotonic_ns()
+            self._turns.begin(turn, self.latency.latency_ns(size), started_ns)
+        try:
+            run = self._engine.run(slot, size)
+            with self._lock:
+                self._learn(size, started_ns, time.monotonic_ns())
+        finally:
+            with self._lock:
+                self._turns.end(time.monotonic_ns())
+                self._arrived.notify()
+        return started_ns, run
+
+    def _learn(self, size: int, started_ns: int, ended_ns: int) -> None:
+        self.latency.observe_run(size, ended_ns - started_ns, ended_ns)
+        self._batches += 1
+        self._frames += size
+        self._runs.append((ended_ns, ended_ns - started_ns))
+        self._forget_runs(ended_ns)
+
+    def _forget_runs(self, now_ns: int) -> None:
+        while self._runs and self._runs[0][0] < now_ns - _BUSY_WINDOW_NS:
+            self._runs.popleft()
+
+    def _answer(
+        self,
+        slot: Slot,
+        row: int,
+        entry: _Entry,
+        batch_size: int,
+        ends_ns: int,
+        started_ns: int,
+        run: RunTimes,
+    ) -> Answer:
+        job, decoded, began_ns = entry.job, entry.decoded, time.monotonic_ns()
+        if decoded is None:
+            raise AssertionError("a frame ran without being decoded")
+        try:
+            outputs = {name: values[row] for name, values in slot.outputs.items()}
+            output = self._model.decode(outputs, decoded.placement, job.stream.options.view)
+        except Exception as error:  # noqa: BLE001 - one frame's fault must not take the batch's other frames along
+            _log.exception("the outputs of %s could not be understood", self.engine_name)
+            return self._failed(entry, batch_size, f"post-processing failed: {type(error).__name__}")
+        now_ns = time.monotonic_ns()
+        times = StageTimes(
+            receive_queue=entry.began_ns - job.frame.received_ns,
+            decode=entry.decoded_ns - entry.began_ns,
+            wait=started_ns - entry.decoded_ns,
+            copy_in=run.copy_in_ns,
+            infer=run.infer_ns,
+            copy_out=run.copy_out_ns,
+            postprocess=now_ns - began_ns,
+            predicted=ends_ns - job.frame.received_ns,
+        )
+        return Answer(
+            Verdict.OK,
+            output=output,
+            frame_width=decoded.width,
+            frame_height=decoded.height,
+            times=times,
+            batch_size=batch_size,
+            engine=self.engine_name,
+            ready_ns=now_ns,
+        )
+
+    def _failed(self, entry: _Entry, batch_size: int, message: str) -> Answer:
+        answer = self._unstarted(entry, Verdict.FAILED, message)
+        return replace(answer, batch_size=batch_size, engine=self.engine_name)
+
+    def _unstarted(self, entry: _Entry, verdict: Verdict, message: str) -> Answer:
+        job, now_ns = entry.job, time.monotonic_ns()
+        times = StageTimes(
+            receive_queue=entry.began_ns - job.frame.received_ns,
+            decode=(entry.decoded_ns or now_ns) - entry.began_ns,
+        )
+        return Answer(verdict, message, None, job.width, job.height, times, ready_ns=now_ns)
+
+
+def _refused(refusal: Refusal[Job]) -> Answered:
+    job, now_ns = refusal.frame, time.monotonic_ns()
+    times = StageTimes(receive_queue=now_ns - job.frame.received_ns)
+    return job, Answer(refusal.verdict, refusal.message, None, job.width, job.height, times, ready_ns=now_ns)
+
+
+def _pixels(job: Job) -> AbstractContextManager[bytes | memoryview]:
+    data = job.frame.data
+    return shared_pixels(data) if isinstance(data, SharedMemoryRef) else nullcontext(data)

@@ -1,0 +1,93 @@
+"""The size of an encoded picture from its header alone, before any decoder sees it."""
+
+from __future__ import annotations
+
+import struct
+
+from foveate.engines.errors import BadFrame, UnsupportedFormat
+from foveate.service.frame import PixelFormat
+
+__all__ = ["picture_format", "picture_size"]
+
+_JPEG_SIZES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})  # SOF markers; the three others are tables
+_JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length
+
+
+def picture_format(data: bytes | memoryview) -> PixelFormat:
+    """Tell JPEG, PNG and WebP apart by their first bytes.
+
+    Raises: BadFrame if there are none, UnsupportedFormat if they begin nothing that is served here.
+    """
+    head = bytes(data[:12])
+    if head.startswith(b"\xff\xd8\xff"):
+        return PixelFormat.JPEG
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return PixelFormat.PNG
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return PixelFormat.WEBP
+    if not head:
+        raise BadFrame("the frame has no bytes: expected a JPEG, PNG or WebP picture")
+    raise UnsupportedFormat(
+        f"expected a JPEG, PNG or WebP picture, got bytes that begin with {head[:8].hex(' ')}: "
+        "encode the frame as one of them, or open the stream with a raw format and its size"
+    )
+
+
+def picture_size(data: bytes | memoryview, kind: PixelFormat) -> tuple[int, int]:
+    """The (width, height) in pixels that the header of a JPEG, PNG or WebP declares; the pixels are not read.
+
+    Raises: BadFrame if the header is cut off or makes no sense.
+    """
+    reader = {PixelFormat.JPEG: _jpeg_size, PixelFormat.PNG: _png_size, PixelFormat.WEBP: _webp_size}[kind]
+    try:
+        width, height = reader(data)
+    except (struct.error, IndexError) as error:
+        raise BadFrame(f"the {kind.name} header is cut off after {len(data)} bytes") from error
+    if width == 0 or height == 0:
+        raise BadFrame(f"the {kind.name} header declares an empty picture of {width}x{height}")
+    return width, height
+
+
+def _jpeg_size(data: bytes | memoryview) -> tuple[int, int]:
+    """Walk the marker segments up to the first frame header. Source: ITU-T T.81, B.1 and B.2.2."""
+    at = 2
+    while True:
+        if data[at] != 0xFF:
+            raise BadFrame(f"broken JPEG: expected a marker at byte {at}, got {data[at]:#04x}")
+        marker = data[at + 1]
+        if marker == 0xFF:  # fill byte
+            at += 1
+        elif marker in _JPEG_BARE:
+            at += 2
+        elif marker in (0xD9, 0xDA):
+            raise BadFrame("broken JPEG: the picture data begin before any frame header")
+        else:
+            (length,) = struct.unpack_from(">H", data, at + 2)
+            if marker in _JPEG_SIZES:
+                height, width = struct.unpack_from(">HH", data, at + 5)
+                return width, height
+            at += 2 + length
+
+
+def _png_size(data: bytes | memoryview) -> tuple[int, int]:
+    """Source: PNG specification, third edition, 11.2.1 (IHDR is the first chunk)."""
+    if bytes(data[12:16]) != b"IHDR":
+        raise BadFrame("broken PNG: its first chunk is not IHDR")
+    width, height = struct.unpack_from(">II", data, 16)
+    return width, height
+
+
+def _webp_size(data: bytes | memoryview) -> tuple[int, int]:
+    """Source: RFC 9649, sections 2.5 to 2.7, and RFC 6386, section 9.1."""
+    chunk = bytes(data[12:16])
+    if chunk == b"VP8X":
+        if len(data) < 30:
+            raise IndexError("VP8X")
+        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+    if chunk == b"VP8L":
+        (bits,) = struct.unpack_from("<I", data, 21)
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if chunk == b"VP8 ":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    raise BadFrame(f"broken WebP: unknown first chunk {chunk!r}")

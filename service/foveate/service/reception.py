@@ -1,0 +1,135 @@
+"""Where streams and frames come in: what is refused, what is answered at once, what goes on to a lane."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from foveate.engines.errors import ShuttingDown
+from foveate.service import admission
+from foveate.service.config import ServiceConfig
+from foveate.service.frame import Answer, Frame, Grant, StreamOptions, Verdict
+from foveate.service.lane import Answered
+from foveate.service.ledger import Ledger
+from foveate.service.pipeline import Pipeline, PipelineSet
+from foveate.service.registry import StreamRegistry
+from foveate.service.stream import CameraStream, DrainNotice
+
+__all__ = ["OpenedStream", "Reception", "deliver"]
+
+_RATES_KEPT_NS = 500_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedStream:
+    """A stream, and the pipeline that answers it."""
+
+    stream: CameraStream
+    pipeline: Pipeline
+
+
+def deliver(answers: Sequence[Answered]) -> None:
+    """Give each answer to its stream."""
+    for job, answer in answers:
+        job.stream.settle(job, answer)
+
+
+class Reception:
+    """The streams of a server and their way to the lanes. Belongs to the event loop's thread."""
+
+    def __init__(self, config: ServiceConfig, pipelines: PipelineSet) -> None:
+        self.config = config
+        self.pipelines = pipelines
+        self.streams = StreamRegistry(config.limits.max_streams, config.resume_s)
+        self.draining = False
+        self._rates: dict[str, tuple[int, dict[str, float]]] = {}
+
+    def open(
+        self,
+        pipeline: Pipeline,
+        options: StreamOptions,
+        *,
+        stream_id: str,
+        resume_token: str,
+        disconnect: Callable[[], None],
+    ) -> OpenedStream:
+        """Open a stream, or take an earlier one up again; `disconnect` ends its connection from this side.
+
+        Raises: BudgetTooSmall, Overloaded, StreamTaken, ShuttingDown.
+        """
+        self.refuse_while_draining()
+        cap = pipeline.lane.statistics().batch_cap
+        grant = admission.admit_stream(options, pipeline.lane.latency, cap, self._guaranteed_fps(pipeline))
+        window = admission.stream_window(options)
+        stream = self.streams.resumable(resume_token)
+        if stream is None:
+            stream = CameraStream(stream_id or self.streams.new_id(), options, window, self.streams.new_token())
+        else:
+            stream.reopen(options, window)
+        stream.grant = grant
+        self.streams.open(stream, disconnect)
+        return OpenedStream(stream, pipeline)
+
+    def open_single(self, pipeline: Pipeline, options: StreamOptions) -> OpenedStream:
+        """A stream of one frame, which is not listed. Raises: ShuttingDown."""
+        self.refuse_while_draining()
+        return OpenedStream(CameraStream("", options, 1, ""), pipeline)
+
+    def take(self, opened: OpenedStream, frame: Frame) -> None:
+        """Start a frame on its way, or answer it at once."""
+        stream = opened.stream
+        job = stream.receive(frame)
+        if job.answer is not None:
+            return
+        if self.draining:
+            stream.settle(job, Answer(Verdict.DRAINING, "the server is going away: send it elsewhere"))
+        elif refusal := admission.admit_frame(job, self.config.limits):
+            stream.settle(job, refusal)
+        else:
+            deliver(opened.pipeline.lane.submit(job))
+
+    def abandon(self, opened: OpenedStream) -> None:
+        """The client is gone, or done: nothing of the stream waits any more."""
+        if opened.stream.abandon():
+            opened.pipeline.lane.withdraw(opened.stream.share)
+
+    def close(self, opened: OpenedStream, *, ended_well: bool) -> None:
+        """A connection is over; a stream that broke may be taken up again."""
+        self.abandon(opened)
+        self.streams.close(opened.stream, park=not ended_well)
+
+    def close_single(self, opened: OpenedStream) -> None:
+        self.abandon(opened)
+        self.streams.count(opened.stream.ledger)
+
+    def start_draining(self, grace_ms: int) -> None:
+        """Take nothing new, and tell every stream to go elsewhere; what waits is still answered."""
+        self.draining = True
+        for stream in self.streams:
+            stream.notify(DrainNotice(grace_ms))
+
+    def refuse_while_draining(self) -> None:
+        if self.draining:
+            raise ShuttingDown("the server is going away: connect elsewhere, or again once it is back")
+
+    def advised_fps(self, opened: OpenedStream) -> float:
+        """What the stream may expect to be answered OK, counted anew every half second."""
+        name, stream_id, now_ns = opened.pipeline.name, opened.stream.stream_id, time.monotonic_ns()
+        counted_ns, rates = self._rates.get(name, (0, {}))
+        if stream_id not in rates or now_ns - counted_ns > _RATES_KEPT_NS:
+            lane = opened.pipeline.lane
+            rates = admission.advised_rates(self._streams_of(name), lane.latency, lane.statistics().batch_cap)
+            self._rates[name] = (now_ns, rates)
+        return rates.get(stream_id, 0.0)
+
+    def ledger(self) -> Ledger:
+        """Over all streams and single pictures since the start."""
+        return self.streams.ledger()
+
+    def _streams_of(self, pipeline: str) -> list[CameraStream]:
+        return [stream for stream in self.streams if stream.options.pipeline == pipeline]
+
+    def _guaranteed_fps(self, pipeline: Pipeline) -> float:
+        streams = self._streams_of(pipeline.name)
+        return sum(stream.options.fps for stream in streams if stream.grant is Grant.GUARANTEED)

@@ -1,0 +1,170 @@
+"""`foveate models`: what is in the catalog, what is on this machine, and how it gets there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+from rich.table import Table
+
+from foveate.engines.errors import ConfigError
+from foveate.models.catalog import catalog_names
+from foveate.models.package import (
+    ModelPackage,
+    fetch_model,
+    import_file,
+    is_fetched,
+    load_package,
+    prepare,
+)
+from foveate.models.store import ModelStore
+from foveate.models.store import Progress as ProgressCallback
+from foveate.tools.console import failing_softly
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Model packages: list, show, fetch, import.", no_args_is_help=True)
+
+StoreOption = Annotated[
+    Path | None,
+    typer.Option("--store", help="Folder of the model store. Default: foveate/models in the user's cache."),
+]
+NameArgument = Annotated[str, typer.Argument(help="A catalog name, or the path of a package's folder.")]
+
+
+@app.command("list")
+@failing_softly()
+def list_models(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False, store: StoreOption = None
+) -> None:
+    """The models of the catalog."""
+    model_store = ModelStore(store)
+    rows = [_summary(load_package(name), model_store) for name in catalog_names()]
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    table = Table("name", "task", "input", "licence", "source", "fetched", "download tried", box=None)
+    for row in rows:
+        marks = ("yes" if row["fetched"] else "no", "yes" if row["verified"] else "no")
+        table.add_row(row["name"], row["task"], row["input"], row["licence"], row["source_kind"], *marks)
+    Console().print(table)
+
+
+@app.command()
+@failing_softly()
+def show(
+    name: NameArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    store: StoreOption = None,
+) -> None:
+    """What one model is, where it comes from and on what terms."""
+    facts = _facts(load_package(name), ModelStore(store))
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    table = Table(show_header=False, box=None)
+    for field, value in facts.items():
+        shown = ("yes" if value else "no") if isinstance(value, bool) else str(value)
+        table.add_row(field.replace("_", " "), shown or "-")
+    Console().print(table)
+
+
+@app.command()
+@failing_softly()
+def fetch(
+    names: Annotated[list[str], typer.Argument(help="Catalog names, or paths of packages' folders.")],
+    sha256: Annotated[
+        str, typer.Option(help="What the file must hash to, for a model whose manifest does not say.")
+    ] = "",
+    trust_first: Annotated[
+        bool, typer.Option("--trust-first", help="Take what comes where no hash is known, and pin it.")
+    ] = False,
+    store: StoreOption = None,
+) -> None:
+    """Download models, check them, and prepare them to be served."""
+    if sha256 and len(names) > 1:
+        raise ConfigError("--sha256 belongs to one model: fetch them one by one")
+    model_store = ModelStore(store)
+    for package in [load_package(name) for name in names]:  # all names are checked before the first download
+        with _progress_bar(package.manifest.name) as on_progress:
+            if sha256 or not is_fetched(package, model_store):
+                fetch_model(package, model_store, sha256=sha256, trust_first=trust_first, on_progress=on_progress)
+            prepared = prepare(package, model_store, on_progress=on_progress)
+        print(f"{package.manifest.name}: ready at {prepared.onnx_path}")
+        _print_pin(package, model_store)
+        if package.manifest.data_terms:
+            print(f"  note: {package.manifest.data_terms}")
+
+
+@app.command("import")
+@failing_softly()
+def import_model(
+    name: NameArgument,
+    file: Annotated[Path, typer.Argument(help="The ONNX file.")],
+    store: StoreOption = None,
+) -> None:
+    """Put in an ONNX file that is already on this machine, and prepare it to be served."""
+    model_store = ModelStore(store)
+    package = load_package(name)
+    import_file(package, model_store, file)
+    prepared = prepare(package, model_store, fetch=False)
+    print(f"{package.manifest.name}: ready at {prepared.onnx_path}")
+    _print_pin(package, model_store)
+
+
+def _print_pin(package: ModelPackage, store: ModelStore) -> None:
+    pinned = store.pinned(package.pin_key)
+    if pinned and not package.manifest.sha256:
+        print(f'  pinned in this store; to pin it for good, put sha256 = "{pinned}" into the manifest')
+
+
+def _summary(package: ModelPackage, store: ModelStore) -> dict[str, Any]:
+    manifest = package.manifest
+    return {
+        "name": manifest.name,
+        "task": manifest.task,
+        "input": f"{manifest.input.width_px}x{manifest.input.height_px}",
+        "licence": manifest.licence,
+        "source_kind": package.source.kind,
+        "fetched": is_fetched(package, store),
+        "verified": manifest.verified,
+    }
+
+
+def _facts(package: ModelPackage, store: ModelStore) -> dict[str, Any]:
+    manifest = package.manifest
+    sha256 = manifest.sha256 or store.pinned(package.pin_key) or ""
+    return {
+        "name": manifest.name,
+        "title": manifest.title,
+        "task": manifest.task,
+        "input": f"{manifest.input.width_px}x{manifest.input.height_px} {manifest.input.colour}",
+        "resize": manifest.input.resize,
+        "head": manifest.head.kind,
+        "labels": len(package.labels),
+        "first_labels": ", ".join(package.labels[:5]),
+        "licence": manifest.licence,
+        "data_terms": manifest.data_terms,
+        "homepage": manifest.homepage,
+        "source": manifest.source,
+        "sha256": sha256,
+        "download_tried": manifest.verified,
+        "fetched": is_fetched(package, store),
+        "file": str(store.blob_path(sha256)) if sha256 and store.has_blob(sha256) else "",
+        "store": str(store.root),
+    }
+
+
+@contextmanager
+def _progress_bar(name: str) -> Iterator[ProgressCallback]:
+    """A bar on stderr that shows up with the first byte."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(name, start=True, total=None, visible=False)
+        yield lambda done, total: progress.update(task, completed=done, total=total, visible=True)
