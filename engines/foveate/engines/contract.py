@@ -15,13 +15,14 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from foveate.engines.errors import EngineError, RunFailed
+from foveate.engines.errors import ConfigError, EngineError, RunFailed
 
 __all__ = ["Engine", "EngineInfo", "RunTimes", "Slot", "TensorSpec", "host_run_times"]
 
@@ -94,6 +95,14 @@ class Engine(ABC):
         self._info: EngineInfo | None = None
         self._slots: list[Slot] = []
         self._closed = False
+
+    @classmethod
+    def from_file(cls, model_path: Path, *, name: str, max_batch: int, threads: int | None = None) -> Engine:
+        """An engine, not loaded yet, that runs a model file on `threads` CPU threads where it uses any.
+
+        Raises: ConfigError for a backend that runs no files.
+        """
+        raise ConfigError(f"{cls.__name__} runs no model files: choose a backend that does, such as onnxruntime")
 
     @property
     def info(self) -> EngineInfo:

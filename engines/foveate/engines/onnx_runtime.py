@@ -45,6 +45,10 @@ class OnnxRuntimeEngine(Engine):
     EngineError where there is no such file, PlanMismatch for a file that it cannot run this way.
     """
 
+    @classmethod
+    def from_file(cls, model_path: Path, *, name: str, max_batch: int, threads: int | None = None) -> OnnxRuntimeEngine:
+        return cls(model_path, name=name, max_batch=max_batch, intra_op_threads=threads)
+
     def __init__(
         self,
         model_path: Path,

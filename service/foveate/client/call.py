@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -17,7 +18,18 @@ from foveate.client.frame_flow import FrameFlow
 from foveate.client.wakeup import Wakeup
 from foveate.proto import vision_pb2
 
-__all__ = ["StreamCall"]
+__all__ = ["CallEnd", "StreamCall"]
+
+_WRITE_FAILED = "Internal error from Core"
+"""What gRPC's asyncio calls put in the place of the server's status when the RPC ends during a write."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallEnd:
+    """The status that an RPC ended with; OK is the server's end in good order."""
+
+    code: grpc.StatusCode
+    details: str
 
 
 class StreamCall:
@@ -43,11 +55,10 @@ class StreamCall:
         self.answers = 0
         """Frames answered on this RPC."""
 
-    async def run(self, request: vision_pb2.StreamRequest) -> None:
-        """Serve the stream and return when the server ended it in good order; cancelling ends the RPC.
+    async def run(self, request: vision_pb2.StreamRequest) -> CallEnd:
+        """Serve the stream until the RPC ends; cancelling ends it.
 
-        Raises: grpc.aio.AioRpcError with the status of an RPC that failed, StreamBroken for answers without
-        sense.
+        Raises: StreamBroken if the server does not begin with `opened`.
         """
         sender: asyncio.Task[None] | None = None
         try:
@@ -55,8 +66,9 @@ class StreamCall:
             sender = asyncio.create_task(self._send())
             while (reply := await self._call.read()) is not grpc.aio.EOF:
                 self._take(reply)
-            if sender.done():
-                sender.result()
+            return CallEnd(grpc.StatusCode.OK, "the server ended the stream")
+        except grpc.aio.AioRpcError as error:
+            return _end_from_error(error)
         finally:
             self._call.cancel()  # does nothing to an RPC that has ended
             if sender is not None:
@@ -118,3 +130,9 @@ class StreamCall:
         elif notice.kind == vision_pb2.Notice.KIND_CONFIG_CHANGED and notice.HasField("opened"):
             self._adopt(notice.opened)
         self._on_notice(notice)
+
+
+def _end_from_error(error: grpc.aio.AioRpcError) -> CallEnd:
+    if error.details() == _WRITE_FAILED:
+        return CallEnd(grpc.StatusCode.UNAVAILABLE, "the connection ended while a frame was being sent")
+    return CallEnd(error.code(), error.details() or "")

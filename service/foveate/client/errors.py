@@ -73,7 +73,7 @@ class Overloaded(Refused):
 _REFUSED_BY_CODE: dict[grpc.StatusCode, type[Refused]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
     grpc.StatusCode.NOT_FOUND: NoSuchPipeline,
-    grpc.StatusCode.FAILED_PRECONDITION: BudgetTooSmall,
+    grpc.StatusCode.OUT_OF_RANGE: BudgetTooSmall,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
 }
 

@@ -12,7 +12,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import grpc
-import grpc.aio
 
 from foveate.client.call import StreamCall
 from foveate.client.convert import open_message, stream_info_from_message
@@ -29,15 +28,17 @@ from foveate.proto import vision_pb2
 
 __all__ = ["AsyncStream", "EventKind", "OnEvent", "StreamEvent"]
 
+_ALWAYS_PASSING_CODES = {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
 _PASSING_CODES = {
     grpc.StatusCode.ABORTED,
+    grpc.StatusCode.ALREADY_EXISTS,
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.INTERNAL,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
     grpc.StatusCode.UNKNOWN,
 }
-"""Besides UNAVAILABLE: what a stream that was open once may try to outlive. On the first attempt they are
-final."""
+"""What a stream that was open once may try to outlive; on its first attempt these are final. ALREADY_EXISTS: its
+own former connection, of whose loss the server has not heard yet."""
 
 
 class EventKind(StrEnum):
@@ -212,22 +213,18 @@ class AsyncStream:
             await asyncio.sleep(delay_s)
 
     async def _one_call(self) -> str:
-        """Serve the stream for as long as one RPC lasts; the reason why it ended."""
+        """Serve the stream for as long as one RPC lasts; the reason why it ended. Raises: Refused, StreamBroken."""
         call = StreamCall(self._new_call(), self._flow, self._wakeup, self._on_opened, self._on_notice)
-        try:
-            await call.run(open_message(self._settings, self._info.resume_token if self._info else ""))
-            return "the server ended the stream"
-        except grpc.aio.AioRpcError as error:
-            if not self._may_pass(error.code()):
-                raise refused_from_status(error.code(), error.details() or "") from error
-            return f"{self._target}: {error.code().name}: {error.details()}"
-        finally:
-            if self._is_progress(call):
-                self._outage.over()
+        end = await call.run(open_message(self._settings, self._info.resume_token if self._info else ""))
+        if not self._may_pass(end.code):
+            raise refused_from_status(end.code, end.details)
+        if self._is_progress(call):
+            self._outage.over()
+        return f"{self._target}: {end.code.name}: {end.details}"
 
     def _may_pass(self, code: grpc.StatusCode) -> bool:
         opened_before = self._info is not None
-        return code is grpc.StatusCode.UNAVAILABLE or (opened_before and code in _PASSING_CODES)
+        return code in _ALWAYS_PASSING_CODES or (opened_before and code in _PASSING_CODES)
 
     def _is_progress(self, call: StreamCall) -> bool:
         """Whether the server served the stream, not merely opened it: one that fails on every frame does

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc.aio
 
-from foveate.engines.errors import FoveateError, ProtocolError
+from foveate.engines.errors import FoveateError, ProtocolError, StreamTaken
 from foveate.proto import vision_pb2 as pb
 from foveate.service.convert import (
     drain_message,
@@ -40,7 +40,7 @@ class Connection:
         self._room = asyncio.Event()
         self._half_closed = False
         self._failure: FoveateError | None = None
-        self._task = asyncio.current_task()
+        self._opened: OpenedStream | None = None
 
     def fail(self, error: FoveateError) -> None:
         """End the RPC with this error, once the answers that are ready have been written."""
@@ -49,7 +49,7 @@ class Connection:
 
     async def serve(self) -> None:
         """Carry the stream until it ends. Raises: FoveateError if it ends badly."""
-        opened = await self._open()
+        opened = self._opened = await self._open()
         opened.stream.attach(self._wake.set)
         reader, ended_well = asyncio.create_task(self._read(opened)), False
         try:
@@ -77,9 +77,10 @@ class Connection:
         )
 
     def _disconnect(self) -> None:
-        """Its client has come back over another connection: this one ends at once."""
-        if self._task is not None:
-            self._task.cancel()
+        """Its client has come back over another connection: let go of all that this one still holds."""
+        if self._opened is not None:
+            self._reception.abandon(self._opened)
+        self.fail(StreamTaken("the stream was taken up again over another connection"))
 
     async def _read(self, opened: OpenedStream) -> None:
         stream, most = opened.stream, _READ_AHEAD_WINDOWS * opened.stream.window

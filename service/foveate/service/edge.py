@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import cache
 from importlib.metadata import version
 
@@ -33,8 +33,6 @@ __all__ = ["VisionEdge"]
 
 _log = logging.getLogger(__name__)
 
-_LOOK_EVERY_S = 0.02
-
 
 class VisionEdge(pb_grpc.VisionServicer):
     """`foveate.v1.Vision` over a reception."""
@@ -42,6 +40,7 @@ class VisionEdge(pb_grpc.VisionServicer):
     def __init__(self, reception: Reception) -> None:
         self._reception = reception
         self._connections: set[Connection] = set()
+        self._left = asyncio.Event()
         self._started_ns = time.monotonic_ns()
 
     async def Stream(self, request_iterator: object, context: Context) -> None:  # noqa: N802
@@ -53,6 +52,7 @@ class VisionEdge(pb_grpc.VisionServicer):
                 await connection.serve()
         finally:
             self._connections.discard(connection)
+            self._left.set()
 
     async def Infer(self, request: pb.InferRequest, context: Context) -> pb.FrameResult:  # noqa: N802
         """One picture: a stream of one frame."""
@@ -93,9 +93,11 @@ class VisionEdge(pb_grpc.VisionServicer):
         await self._all_gone(1.0)
 
     async def _all_gone(self, timeout_s: float) -> None:
-        deadline = time.monotonic() + timeout_s
-        while self._connections and time.monotonic() < deadline:
-            await asyncio.sleep(_LOOK_EVERY_S)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._connections:
+                    self._left.clear()
+                    await self._left.wait()
 
     async def _infer(self, opened: OpenedStream, message: pb.Frame) -> pb.FrameResult:
         answered = asyncio.Event()

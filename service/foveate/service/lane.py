@@ -38,6 +38,8 @@ _log = logging.getLogger(__name__)
 
 Answered = tuple[Job, Answer]
 _BUSY_WINDOW_NS = 5_000_000_000
+_TICK_S = 0.001
+"""Beyond a moment that is waited for, so that it has passed for certain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,7 @@ class _Entry:
     decoded_ns: int = 0
     decoded: Decoded | None = None
     refusal: Answer | None = None
+    told: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,19 @@ class _Batch:
     turn: int
     ends_ns: int
     entries: tuple[_Entry, ...]
+
+    def ready(self) -> list[_Entry]:
+        """Those that run, in the order of their rows."""
+        return [entry for entry in self.entries if entry.refusal is None]
+
+    def refusals(self) -> list[Answered]:
+        """Those that do not, each told once: what was answered before is not answered again."""
+        told = []
+        for entry in self.entries:
+            if entry.refusal is not None and not entry.told:
+                entry.told = True
+                told.append((entry.job, entry.refusal))
+        return told
 
 
 class Lane:
@@ -181,23 +197,23 @@ class Lane:
 
     def _carry(self, slot: Slot, batch: _Batch) -> list[Answered]:
         """Decode, run, and turn the outputs into answers: one for every frame of the batch."""
-        ready = self._prepare(slot, batch.entries)
-        answers = [(entry.job, entry.refusal) for entry in batch.entries if entry.refusal is not None]
-        if not ready:
-            with self._lock:
-                self._turns.give_up(batch.turn)
-            return answers
+        self._decode_all(slot, batch.entries)
+        if not self._begin(slot, batch):
+            return batch.refusals()
+        ready = batch.ready()
+        started_ns = time.monotonic_ns()
         try:
-            started_ns, run = self._run(slot, batch.turn, len(ready))
+            run = self._run(slot, len(ready), started_ns)
         except EngineError as error:
             _log.error("a batch of %d failed on %s: %s", len(ready), self.engine_name, error)
-            return answers + [(entry.job, self._failed(entry, len(ready), str(error))) for entry in ready]
-        for row, entry in enumerate(ready):
-            answers.append((entry.job, self._answer(slot, row, entry, len(ready), batch.ends_ns, started_ns, run)))
-        return answers
+            failed = [(entry.job, self._failed(entry, len(ready), str(error))) for entry in ready]
+            return batch.refusals() + failed
+        return batch.refusals() + [
+            (entry.job, self._answer(slot, row, entry, len(ready), batch.ends_ns, started_ns, run))
+            for row, entry in enumerate(ready)
+        ]
 
-    def _prepare(self, slot: Slot, entries: Sequence[_Entry]) -> list[_Entry]:
-        """Decode the batch into the slot's first rows; frames that cannot be decoded leave no gap."""
+    def _decode_all(self, slot: Slot, entries: Sequence[_Entry]) -> None:
         pixels = slot.inputs[self._input]
         others = [
             self._decoders.submit(self._decode, entry, pixels[row]) for row, entry in enumerate(entries[1:], start=1)
@@ -205,11 +221,6 @@ class Lane:
         self._decode(entries[0], pixels[0])
         for other in others:
             other.result()
-        rows = [row for row, entry in enumerate(entries) if entry.refusal is None]
-        for to, row in enumerate(rows):
-            if to != row:
-                pixels[to] = pixels[row]
-        return [entries[row] for row in rows]
 
     def _decode(self, entry: _Entry, row: NDArray[np.uint8]) -> None:
         job = entry.job
@@ -225,12 +236,53 @@ class Lane:
         entry.decoded_ns = time.monotonic_ns()
         job.stream.decode_cost.observe(entry.decoded_ns - entry.began_ns)
 
-    def _run(self, slot: Slot, turn: int, size: int) -> tuple[int, RunTimes]:
-        """Wait for the turn, then run; returns when the run began, and its times."""
+    def _begin(self, slot: Slot, batch: _Batch) -> bool:
+        """Wait for the batch's turn and enter its run; False if none of its frames can be run any more.
+
+        Frames that come to be late meanwhile, in the batch or waiting, are answered at once: the engine ahead
+        may be stuck, and no other thread may be free to plan.
+        """
         with self._lock:
-            self._turns.await_turn(turn)
-            started_ns = time.monotonic_ns()
-            self._turns.begin(turn, self.latency.latency_ns(size), started_ns)
+            while True:
+                now_ns = time.monotonic_ns()
+                self._expire(batch, now_ns)
+                if self._turns.is_up(batch.turn):
+                    break
+                self._turns.wait(self._until_next_expiry_s(batch, now_ns))
+            ready = batch.ready()
+            if not ready:
+                self._turns.pass_on(batch.turn)
+                return False
+            self._turns.begin(batch.turn, self.latency.latency_ns(len(ready)), now_ns)
+        pixels = slot.inputs[self._input]
+        for to, row in enumerate(row for row, entry in enumerate(batch.entries) if entry.refusal is None):
+            if to != row:  # a frame before it has fallen out: close the gap
+                pixels[to] = pixels[row]
+        return True
+
+    def _expire(self, batch: _Batch, now_ns: int) -> None:
+        waiting = self._scheduler.expire(now_ns, self._turns.free_ns(now_ns))
+        ready = batch.ready()
+        latency_ns = self.latency.latency_ns(len(ready)) if ready else 0
+        for entry in ready:
+            if now_ns + latency_ns > entry.job.frame.deadline_ns:
+                entry.refusal = self._unstarted(
+                    entry, Verdict.EXPIRED, "the batch before it took longer than predicted"
+                )
+        refused = [_refused(refusal) for refusal in waiting] + batch.refusals()
+        if refused:
+            self._on_answers(refused)
+
+    def _until_next_expiry_s(self, batch: _Batch, now_ns: int) -> float | None:
+        ready = batch.ready()
+        latency_ns = self.latency.latency_ns(len(ready)) if ready else 0
+        ends = [entry.job.frame.deadline_ns - latency_ns for entry in ready]
+        if (waiting_ns := self._scheduler.next_expiry_ns()) is not None:
+            ends.append(waiting_ns)
+        return max(0.0, (min(ends) - now_ns) / 1e9) + _TICK_S if ends else None
+
+    def _run(self, slot: Slot, size: int, started_ns: int) -> RunTimes:
+        """Run the batch whose turn it is, and learn from it."""
         try:
             run = self._engine.run(slot, size)
             with self._lock:
@@ -239,7 +291,7 @@ class Lane:
             with self._lock:
                 self._turns.end(time.monotonic_ns())
                 self._arrived.notify()
-        return started_ns, run
+        return run
 
     def _learn(self, size: int, started_ns: int, ended_ns: int) -> None:
         self.latency.observe_run(size, ended_ns - started_ns, ended_ns)

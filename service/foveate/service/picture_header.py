@@ -11,6 +11,8 @@ __all__ = ["picture_format", "picture_size"]
 
 _JPEG_SIZES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})  # SOF markers; the three others are tables
 _JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length
+_JPEG_MOST_MARKERS = 4096
+"""Before the frame header, fill bytes included: real pictures have tens, and a made-up one must not hold the loop."""
 
 
 def picture_format(data: bytes | memoryview) -> PixelFormat:
@@ -51,7 +53,7 @@ def picture_size(data: bytes | memoryview, kind: PixelFormat) -> tuple[int, int]
 def _jpeg_size(data: bytes | memoryview) -> tuple[int, int]:
     """Walk the marker segments up to the first frame header. Source: ITU-T T.81, B.1 and B.2.2."""
     at = 2
-    while True:
+    for _ in range(_JPEG_MOST_MARKERS):
         if data[at] != 0xFF:
             raise BadFrame(f"broken JPEG: expected a marker at byte {at}, got {data[at]:#04x}")
         marker = data[at + 1]
@@ -67,6 +69,7 @@ def _jpeg_size(data: bytes | memoryview) -> tuple[int, int]:
                 height, width = struct.unpack_from(">HH", data, at + 5)
                 return width, height
             at += 2 + length
+    raise BadFrame(f"broken JPEG: no frame header within its first {_JPEG_MOST_MARKERS} markers")
 
 
 def _png_size(data: bytes | memoryview) -> tuple[int, int]:

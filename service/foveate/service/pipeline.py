@@ -17,7 +17,7 @@ from foveate.service.config import EngineConfig, PipelineConfig, ServiceConfig
 from foveate.service.lane import Answered, Lane
 from foveate.service.prediction import LatencyModel
 
-__all__ = ["Pipeline", "PipelineSet", "Unavailable", "open_pipeline", "open_pipelines"]
+__all__ = ["OnAnswers", "Pipeline", "PipelineSet", "Unavailable", "open_pipeline", "open_pipelines"]
 
 _log = logging.getLogger(__name__)
 
@@ -138,11 +138,8 @@ def _open(
     on_answers: OnAnswers,
 ) -> Pipeline:
     settings = wanted.engine
-    engine = engine_class(settings.backend)(
-        model.onnx_path,
-        name=model.manifest.name,
-        max_batch=settings.max_batch,
-        intra_op_threads=settings.threads or None,
+    engine = engine_class(settings.backend).from_file(
+        model.onnx_path, name=model.manifest.name, max_batch=settings.max_batch, threads=settings.threads or None
     )
     try:
         engine.load()
@@ -156,8 +153,8 @@ def _open(
 def _profile(engine: Engine, settings: EngineConfig, model: PreparedModel, store: ModelStore) -> LatencyProfile:
     """The engine's profile as it was measured on this machine before, or measured now and kept."""
     info = engine.info
-    device = info.device.replace(":", "")
-    key = f"{model.key}-{info.backend}-{info.backend_version}-{info.precision}-{device}-b{info.max_batch}-t{settings.threads}"
+    made_of = (model.key, info.backend, info.backend_version, info.precision, info.device.replace(":", ""))
+    key = "-".join((*made_of, f"b{info.max_batch}", f"t{settings.threads}"))
     try:
         if kept := store.read_profile(key):
             return LatencyProfile.from_json(kept)

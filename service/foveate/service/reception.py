@@ -62,11 +62,10 @@ class Reception:
         cap = pipeline.lane.statistics().batch_cap
         grant = admission.admit_stream(options, pipeline.lane.latency, cap, self._guaranteed_fps(pipeline))
         window = admission.stream_window(options)
-        stream = self.streams.resumable(resume_token)
-        if stream is None:
-            stream = CameraStream(stream_id or self.streams.new_id(), options, window, self.streams.new_token())
+        if earlier := self.streams.resumable(resume_token):
+            stream = earlier.successor(options, window)
         else:
-            stream.reopen(options, window)
+            stream = CameraStream(stream_id or self.streams.new_id(), options, window, self.streams.new_token())
         stream.grant = grant
         self.streams.open(stream, disconnect)
         return OpenedStream(stream, pipeline)

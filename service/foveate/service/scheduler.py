@@ -88,9 +88,9 @@ class Scheduler(Generic[F]):
     max_batch: int
     decoders: int = 1
     _waiting: dict[int, deque[Waiting[F]]] = field(default_factory=dict)
-    _shares: dict[int, StreamShare] = field(default_factory=dict)
     _budgets_ns: deque[int] = field(default_factory=lambda: deque(maxlen=_BUDGETS_REMEMBERED))
-    _virtual_now_ns: float = 0.0
+    _virtual_now_ns: dict[int, float] = field(default_factory=dict)
+    """By class: the virtual time up to which its streams have been served."""
 
     def __len__(self) -> int:
         return sum(len(queue) for queue in self._waiting.values())
@@ -113,16 +113,17 @@ class Scheduler(Generic[F]):
     def arrive(self, waiting: Waiting[F], now_ns: int, engine_free_ns: int) -> list[Refusal[F]]:
         """Take a frame in. The answer may refuse it, or the older frame that it replaces."""
         share = waiting.share
-        self._budgets_ns.append(waiting.deadline_ns - now_ns)
         self.latency.relax(now_ns)
+        if self._short_by_ns(waiting, now_ns, now_ns) <= 0:  # one that no engine could keep asks for no smaller batch
+            self._budgets_ns.append(waiting.deadline_ns - now_ns)
         short_ns = self._short_by_ns(waiting, now_ns, engine_free_ns)
         if short_ns > 0:
             return [Refusal(waiting.frame, Verdict.INFEASIBLE, self._too_late(short_ns, "on arrival"))]
         queue = self._waiting.get(id(share))
         if not queue:
-            share.virtual_ns = max(share.virtual_ns, self._virtual_now_ns)  # idling earns no credit
+            served_ns = self._virtual_now_ns.get(share.priority, 0.0)
+            share.virtual_ns = max(share.virtual_ns, served_ns)  # idling earns no credit
             self._waiting[id(share)] = deque([waiting])
-            self._shares[id(share)] = share
             return []
         if share.queue_depth is None:
             replaced = queue.popleft()
@@ -152,9 +153,18 @@ class Scheduler(Generic[F]):
         starts_ns = self._starts_ns([w.prepare_ns for w in chosen], now_ns, engine_free_ns)
         return Plan(tuple(w.frame for w in chosen), refused, starts_ns, starts_ns + latency_ns)
 
+    def expire(self, now_ns: int, engine_free_ns: int) -> list[Refusal[F]]:
+        """Take out the frames that have come to be predicted late, for when nothing can be planned."""
+        return list(self._drop_late(now_ns, engine_free_ns))
+
+    def next_expiry_ns(self) -> int | None:
+        """When the first of the waiting frames can no longer make it, even on an idle engine; None: none waits."""
+        needed_ns = self.latency.latency_ns(1) + self.latency.margin_ns
+        latest_starts = (waiting.deadline_ns - waiting.prepare_ns - needed_ns for waiting in self._all())
+        return min(latest_starts, default=None)
+
     def withdraw(self, share: StreamShare) -> list[F]:
         """Take all frames of a stream back out: its client is gone."""
-        self._shares.pop(id(share), None)
         return [waiting.frame for waiting in self._waiting.pop(id(share), ())]
 
     def _all(self) -> Iterator[Waiting[F]]:
@@ -240,16 +250,16 @@ class Scheduler(Generic[F]):
 
     def _lag_ns(self, leader: Waiting[F]) -> float:
         """How far the leader's stream is behind the furthest waiting stream of its class, in engine time."""
-        ahead = (
-            share.virtual_ns
-            for key, share in self._shares.items()
-            if key in self._waiting and share.priority == leader.share.priority
-        )
+        shares = (queue[0].share for queue in self._waiting.values())
+        ahead = (share.virtual_ns for share in shares if share.priority == leader.share.priority)
         return max(ahead) - leader.share.virtual_ns
 
     def _charge(self, batch: list[Waiting[F]], cost_ns: float) -> None:
-        furthest_behind = min(waiting.share.virtual_ns for waiting in batch)
-        self._virtual_now_ns = max(self._virtual_now_ns, furthest_behind)
+        behind_ns: dict[int, float] = {}
+        for share in (waiting.share for waiting in batch):
+            behind_ns[share.priority] = min(share.virtual_ns, behind_ns.get(share.priority, share.virtual_ns))
+        for priority, virtual_ns in behind_ns.items():
+            self._virtual_now_ns[priority] = max(virtual_ns, self._virtual_now_ns.get(priority, 0.0))
         for waiting in batch:
             waiting.share.virtual_ns += cost_ns / waiting.share.weight
 

@@ -20,12 +20,14 @@ from foveate.proto import vision_pb2, vision_pb2_grpc
 from foveate.service.config import ServiceConfig
 from foveate.service.edge import VisionEdge
 from foveate.service.lane import Answered
-from foveate.service.pipeline import PipelineSet, open_pipelines
+from foveate.service.pipeline import OnAnswers, PipelineSet, open_pipelines
 from foveate.service.reception import Reception, deliver
 
 __all__ = ["Server", "serve"]
 
 _log = logging.getLogger(__name__)
+
+OpenPipelines = Callable[[ServiceConfig, OnAnswers], PipelineSet]
 
 _SERVICE = vision_pb2.DESCRIPTOR.services_by_name["Vision"].full_name
 _SWITCH_INTERVAL_S = 0.0005
@@ -36,10 +38,11 @@ _CLOSE_GRACE_S = 0.5
 class Server:
     """A running service. Make it and use it within one event loop."""
 
-    def __init__(self, config: ServiceConfig, pipelines: PipelineSet | None = None) -> None:
+    def __init__(self, config: ServiceConfig, opening: OpenPipelines = open_pipelines) -> None:
         self._config = config
+        self._opening = opening
         self._loop = asyncio.get_running_loop()
-        self._pipelines = pipelines
+        self._pipelines: PipelineSet | None = None
         self._grpc: grpc.aio.Server | None = None
         self._reception: Reception | None = None
         self._edge: VisionEdge | None = None
@@ -53,7 +56,7 @@ class Server:
             raise ConfigError("the server has not been started")
         return self._pipelines
 
-    def on_answers(self, answers: Sequence[Answered]) -> None:
+    def _on_answers(self, answers: Sequence[Answered]) -> None:
         """Bring answers from a lane's thread to their streams."""
         self._loop.call_soon_threadsafe(deliver, answers)
 
@@ -64,8 +67,7 @@ class Server:
         """
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         cv2.setNumThreads(1)  # frames are decoded side by side; threads within one would only compete
-        if self._pipelines is None:
-            self._pipelines = await asyncio.to_thread(open_pipelines, self._config, self.on_answers)
+        self._pipelines = await asyncio.to_thread(self._opening, self._config, self._on_answers)
         try:
             self._reception = Reception(self._config, self._pipelines)
             self._edge = VisionEdge(self._reception)
@@ -120,12 +122,14 @@ class Server:
             await self._health.set(name, state)
 
 
-async def serve(config: ServiceConfig, on_ready: Callable[[str, PipelineSet], None]) -> None:
+async def serve(
+    config: ServiceConfig, on_ready: Callable[[str, PipelineSet], None], opening: OpenPipelines = open_pipelines
+) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal cuts the drain short.
 
     `on_ready` is called with the address and the pipelines once the port is open.
     """
-    server = Server(config)
+    server = Server(config, opening)
     loop, stopping = asyncio.get_running_loop(), asyncio.Event()
     await server.start()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -43,9 +43,12 @@ class CameraStream:
         self._last_sequence: int | None = None
         self._on_ready: Callable[[], None] = _nobody
 
-    def reopen(self, options: StreamOptions, window: int) -> None:
-        """Go on after a lost connection: with new wishes, under the same name, numbers and counts."""
-        self.options, self.window, self.share = options, window, _share(options)
+    def successor(self, options: StreamOptions, window: int) -> CameraStream:
+        """The stream that goes on after a lost connection: new wishes, under the same name, numbers and counts."""
+        after = CameraStream(self.stream_id, options, window, self.resume_token)
+        after.opened_ns, after.ledger, after.decode_cost = self.opened_ns, self.ledger, self.decode_cost
+        after._last_sequence = self._last_sequence
+        return after
 
     def attach(self, on_ready: Callable[[], None]) -> None:
         """Call `on_ready` whenever an answer or a notice can be taken, until `detach`."""

@@ -10,7 +10,7 @@ __all__ = ["Turns"]
 class Turns:
     """Whose turn it is on an engine, and when the engine is predicted to be free. Guarded by the lane's lock.
 
-    A batch takes a turn when it is planned and either begins and ends it, or gives it up.
+    A batch takes a turn when it is planned; once that is up it begins and ends it, or passes it on.
     """
 
     def __init__(self, lock: threading.Lock, max_in_flight: int) -> None:
@@ -24,7 +24,7 @@ class Turns:
 
     def free_ns(self, now_ns: int) -> int:
         """When all that is running and planned is predicted to be done; not before now."""
-        return max(now_ns, self._free_ns)
+        return max(now_ns + sum(self._planned_ns.values()), self._free_ns)
 
     def take(self, latency_ns: int, ends_ns: int) -> int:
         """The turn of a batch that is planned to run for `latency_ns` until `ends_ns`."""
@@ -33,30 +33,28 @@ class Turns:
         self._free_ns = ends_ns
         return turn
 
+    def is_up(self, turn: int) -> bool:
+        """Whether the batches planned before have begun, and there is room for one more."""
+        return self._up == turn and self._in_flight < self._max_in_flight
+
+    def wait(self, timeout_s: float | None) -> None:
+        """Block, with the lock released, until turns have changed or the time is over."""
+        self._changed.wait(timeout_s)
+
     def begin(self, turn: int, latency_ns: int, now_ns: int) -> None:
-        """Enter the run that `await_turn` has led to."""
-        self._pass_on(turn)
+        """Enter the run of a turn that is up."""
+        self.pass_on(turn)
         self._in_flight += 1
         self._free_ns = now_ns + latency_ns + sum(self._planned_ns.values())
 
-    def await_turn(self, turn: int) -> None:
-        """Block, with the lock released, until the batches planned before have begun and there is room."""
-        while self._up != turn or self._in_flight >= self._max_in_flight:
-            self._changed.wait()
+    def pass_on(self, turn: int) -> None:
+        """Let the next one have the turn that is up: its batch does not run."""
+        self._free_ns -= self._planned_ns.pop(turn)
+        self._up += 1
+        self._changed.notify_all()
 
     def end(self, now_ns: int) -> None:
         """Leave the run: the next may begin."""
         self._in_flight -= 1
         self._free_ns = now_ns + sum(self._planned_ns.values())
-        self._changed.notify_all()
-
-    def give_up(self, turn: int) -> None:
-        """Pass the turn of a batch that will not run, when it comes up."""
-        while self._up != turn:
-            self._changed.wait()
-        self._pass_on(turn)
-
-    def _pass_on(self, turn: int) -> None:
-        self._free_ns -= self._planned_ns.pop(turn)
-        self._up += 1
         self._changed.notify_all()

@@ -1,8 +1,8 @@
+import fcntl
 import hashlib
 import json
 import multiprocessing
 import os
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -172,21 +172,14 @@ def test_a_root_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         pass
 
 
-def test_a_lock_keeps_other_threads_out(store: ModelStore) -> None:
-    inside = threading.Event()
+def test_a_lock_is_held_alone_until_its_block_ends(store: ModelStore) -> None:
+    def try_to_take_it() -> None:
+        with (store.root / "locks" / "key.lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-    def enter() -> None:
-        with store.lock("key"):
-            inside.set()
-
-    with store.lock("key"):
-        other = threading.Thread(target=enter)
-        other.start()
-        assert not inside.wait(0.1)
-        with store.lock("another key"):
-            pass
-    assert inside.wait(10)
-    other.join()
+    with store.lock("key"), store.lock("another"), pytest.raises(BlockingIOError):
+        try_to_take_it()
+    try_to_take_it()
 
 
 def _add_many(root: Path, rounds: int) -> None:

@@ -49,7 +49,9 @@ def list_models(
     if as_json:
         print(json.dumps(rows, indent=2))
         return
-    table = Table("name", "task", "input", "licence", "source", "fetched", "download tried", box=None)
+    columns = ("name", "task", "input", "licence", "source", "fetched", "verified")
+    table = Table(*columns, box=None, padding=(0, 1, 0, 0))
+    table.caption = "verified: this project has downloaded it from there and run it"
     for row in rows:
         marks = ("yes" if row["fetched"] else "no", "yes" if row["verified"] else "no")
         table.add_row(row["name"], row["task"], row["input"], row["licence"], row["source_kind"], *marks)
@@ -69,6 +71,8 @@ def show(
         print(json.dumps(facts, indent=2))
         return
     table = Table(show_header=False, box=None)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for field, value in facts.items():
         shown = ("yes" if value else "no") if isinstance(value, bool) else str(value)
         table.add_row(field.replace("_", " "), shown or "-")
@@ -154,7 +158,7 @@ def _facts(package: ModelPackage, store: ModelStore) -> dict[str, Any]:
         "homepage": manifest.homepage,
         "source": manifest.source,
         "sha256": sha256,
-        "download_tried": manifest.verified,
+        "verified": manifest.verified,
         "fetched": is_fetched(package, store),
         "file": str(store.blob_path(sha256)) if sha256 and store.has_blob(sha256) else "",
         "store": str(store.root),
@@ -163,8 +167,9 @@ def _facts(package: ModelPackage, store: ModelStore) -> dict[str, Any]:
 
 @contextmanager
 def _progress_bar(name: str) -> Iterator[ProgressCallback]:
-    """A bar on stderr that shows up with the first byte."""
+    """A bar on stderr, where that is a terminal, that shows up with the first byte."""
+    console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(name, start=True, total=None, visible=False)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(name, total=None, visible=False)
         yield lambda done, total: progress.update(task, completed=done, total=total, visible=True)

@@ -20,7 +20,7 @@ class Tensor:
     shape: tuple[int, ...]
 
     def __str__(self) -> str:
-        return f"{self.name!r} is (batch, {', '.join(map(str, self.shape))})"
+        return f"(batch, {', '.join(map(str, self.shape))})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class HeadInputs:
         if not fits:
             wanted = ", ".join("any" if length is None else str(length) for length in shape)
             raise ModelError(
-                f"head {self.spec.kind!r} expects {role} as (batch, {wanted}), but {tensor}: check the "
+                f"head {self.spec.kind!r} expects {role} as (batch, {wanted}), but it is {tensor}: check the "
                 "manifest's head and input size against the model"
             )
         return tensor
