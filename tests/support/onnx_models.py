@@ -80,7 +80,7 @@ def bank_pixels(rows: Sequence[int], input_hw: tuple[int, int]) -> NDArray[np.ui
 
 def passing_model(input_hw: tuple[int, int], dtype: int = TensorProto.FLOAT) -> onnx.ModelProto:
     """A model that gives its own input back."""
-    shape = ["batch", 3, *input_hw]
+    shape: list[int | str] = ["batch", 3, *input_hw]
     return model_of([helper.make_node("Identity", ["image"], ["seen"])], {"image": shape}, {"seen": shape}, dtype=dtype)
 
 

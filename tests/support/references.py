@@ -6,6 +6,7 @@ Each works on one frame and returns its candidates best first, of equal scores t
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,7 @@ __all__ = [
     "centernet",
     "detr",
     "normalised",
+    "sigmoid",
     "slow_nms",
     "softmax",
     "ssd",
@@ -65,13 +67,13 @@ def normalised(pixels: Array, spec: InputSpec) -> Array:
     """RGB bytes (H, W, 3) as the model's input (3, H, W)."""
     ordered = pixels[:, :, ::-1] if spec.colour == "bgr" else pixels
     values = (ordered.astype(np.float64) * spec.scale - np.array(spec.mean)) / np.array(spec.std)
-    return values.transpose(2, 0, 1).astype(np.float32)
+    return np.asarray(values.transpose(2, 0, 1), np.float32)
 
 
 def softmax(values: Array) -> Array:
     """Of one vector."""
     powers = np.exp(values.astype(np.float64) - values.max())
-    return powers / powers.sum()
+    return np.asarray(powers / powers.sum())
 
 
 def sigmoid(value: float) -> float:
@@ -144,7 +146,7 @@ def ssd(scores: Array, boxes: Array, spec: InputSpec, head: HeadSpec) -> list[Ca
     return _best(found, head)
 
 
-def centernet(maps: dict[str, Array], spec: InputSpec, head: HeadSpec) -> list[Candidate]:
+def centernet(maps: Mapping[str, Array], spec: InputSpec, head: HeadSpec) -> list[Candidate]:
     """Decode CenterFace's maps at each cell that no neighbour passes, as its authors do."""
     heatmap = maps["heatmap"][0]
     rows, columns = heatmap.shape
@@ -157,13 +159,13 @@ def centernet(maps: dict[str, Array], spec: InputSpec, head: HeadSpec) -> list[C
     return _best(found, head)
 
 
-def _face(maps: dict[str, Array], row: int, column: int, score: float, spec: InputSpec, head: HeadSpec) -> Candidate:
+def _face(maps: Mapping[str, Array], row: int, column: int, score: float, spec: InputSpec, head: HeadSpec) -> Candidate:
     height, width = (math.exp(float(value)) * 4 for value in maps["scale"][:, row, column])
     offset_y, offset_x = (float(value) for value in maps["offset"][:, row, column])
     x1 = min(max(0.0, (column + offset_x + 0.5) * 4 - width / 2), spec.width_px)
     y1 = min(max(0.0, (row + offset_y + 0.5) * 4 - height / 2), spec.height_px)
     box = (x1, y1, min(x1 + width, spec.width_px), min(y1 + height, spec.height_px))
-    points = []
+    points: list[tuple[float, ...]] = []
     for point in range(head.keypoints):
         part_y, part_x = (float(value) for value in maps["landmarks"][2 * point : 2 * point + 2, row, column])
         points.append((part_x * width + x1, part_y * height + y1))

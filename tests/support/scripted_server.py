@@ -26,12 +26,15 @@ class ScriptedCall:
 
     async def accept(self, window: int = 4, **fields: Any) -> None:
         """Read `open` and answer it."""
-        first = await self._context.read()
-        assert first.WhichOneof("message") == "open"
-        self.open = first.open
+        await self._read_open()
         token = fields.pop("resume_token", f"token-{len(self._server.calls)}")
         opened = vision_pb2.StreamOpened(window=window, resume_token=token, **({"budget_ms": 100} | fields))
         await self._context.write(vision_pb2.StreamReply(opened=opened))
+
+    async def refuse(self, code: grpc.StatusCode, message: str) -> None:
+        """Read `open` and end the RPC with an error."""
+        await self._read_open()
+        await self.abort(code, message)
 
     async def frame(self) -> vision_pb2.Frame | None:
         """The next frame; None after the client's half-close."""
@@ -57,6 +60,11 @@ class ScriptedCall:
         """Wait for the end of the RPC; gRPC cancels a script when the client is gone, not when it half-closes."""
         self._server.waiting_for_end.set()
         await asyncio.get_running_loop().create_future()
+
+    async def _read_open(self) -> None:
+        first = await self._context.read()
+        assert first.WhichOneof("message") == "open"
+        self.open = first.open
 
 
 Script = Callable[[ScriptedCall], Awaitable[None]]

@@ -4,6 +4,7 @@ message."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -44,13 +45,13 @@ __all__ = [
 
 _VERDICTS = {number: name.removeprefix("VERDICT_") for name, number in vision_pb2.Verdict.items()}
 _GRANTS = {number: name.removeprefix("GRANT_") for name, number in vision_pb2.Grant.items()}
-_LEDGER_FIELDS = tuple(field.name for field in vision_pb2.Ledger.DESCRIPTOR.fields)
+_LEDGER_FIELDS = tuple(field.name for field in fields(Ledger))
 
 
 def open_message(settings: StreamSettings, resume_token: str) -> vision_pb2.StreamRequest:
     """The first message of a stream. Raises: TypeError for a setting that does not exist."""
-    fields = _wire_fields(settings)
-    return vision_pb2.StreamRequest(open=vision_pb2.OpenStream(**fields, resume_token=resume_token))
+    said = _wire_fields(settings)
+    return vision_pb2.StreamRequest(open=vision_pb2.OpenStream(**said, resume_token=resume_token))
 
 
 def frame_message(sent: SentFrame) -> vision_pb2.StreamRequest:
@@ -60,9 +61,10 @@ def frame_message(sent: SentFrame) -> vision_pb2.StreamRequest:
 
 def infer_message(sent: SentFrame, settings: PictureSettings) -> vision_pb2.InferRequest:
     """One picture alone. Raises: TypeError for a setting that does not exist."""
-    fields = _wire_fields(settings)
-    fields.pop("budget_ms", None)  # it travels in the frame
-    return vision_pb2.InferRequest(**fields, frame=_frame(sent))
+    said = _wire_fields(settings)
+    frame, budget_ms = _frame(sent), said.pop("budget_ms", 0)
+    frame.budget_ms = frame.budget_ms or budget_ms
+    return vision_pb2.InferRequest(**said, frame=frame)
 
 
 def result_from_message(
@@ -140,13 +142,12 @@ def _wire_fields(settings: PictureSettings | StreamSettings) -> dict[str, Any]:
     if unknown:
         known = ", ".join(sorted(StreamSettings.__annotations__))
         raise TypeError(f"no such setting: {', '.join(sorted(unknown))}; there are {known}")
-    fields: dict[str, Any] = dict(settings)
-    if "format" in fields:
-        name = PixelFormat(fields["format"]).name
-        fields["format"] = vision_pb2.PixelFormat.Value(f"PIXEL_FORMAT_{name}")
-    if "delivery" in fields:
-        fields["delivery"] = vision_pb2.Delivery.Value(f"DELIVERY_{Delivery(fields['delivery']).name}")
-    return fields
+    said: dict[str, Any] = dict(settings)
+    if "format" in said:
+        said["format"] = vision_pb2.PixelFormat.Value(f"PIXEL_FORMAT_{PixelFormat(said['format']).name}")
+    if "delivery" in said:
+        said["delivery"] = vision_pb2.Delivery.Value(f"DELIVERY_{Delivery(said['delivery']).name}")
+    return said
 
 
 def _frame(sent: SentFrame) -> vision_pb2.Frame:

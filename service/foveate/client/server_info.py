@@ -88,7 +88,7 @@ class PipelineInfo:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """Where every received frame went: received is the sum of the verdicts and in_flight."""
+    """Where every received frame went: received is the sum of the verdicts, cancelled and in_flight."""
 
     received: int
     ok: int
@@ -103,6 +103,8 @@ class Ledger:
     """Received and not answered yet."""
     late: int
     """Of the ok: answered after their deadline."""
+    cancelled: int
+    """Withdrawn unanswered: the client was gone before they were started."""
     undelivered: int
     """Of the answered: the client was gone before it could be told."""
 

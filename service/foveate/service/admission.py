@@ -69,12 +69,15 @@ def stream_window(options: StreamOptions) -> int:
     return _WINDOW_LATEST
 
 
-def admit_frame(job: Job, limits: Limits) -> Answer | None:
+def admit_frame(job: Job, limits: Limits, shared_memory: bool) -> Answer | None:
     """Look at a frame's size and header, and note its format and size in the job.
 
+    `shared_memory` says whether frames may lie there.
     Returns the answer of a frame that is not let in; None for one that is.
     """
     data, options = job.frame.data, job.stream.options
+    if isinstance(data, SharedMemoryRef) and not shared_memory:
+        return Answer(Verdict.REJECTED, "shared memory is switched off on this server: send the frame's bytes")
     length = data.size if isinstance(data, SharedMemoryRef) else len(data)
     if length > limits.max_frame_bytes:
         return Answer(

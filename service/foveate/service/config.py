@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from foveate.engines.errors import ConfigError
 
@@ -28,7 +28,7 @@ __all__ = [
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class Limits(_Section):
@@ -85,6 +85,7 @@ class ServiceConfig(BaseSettings):
     model_config = SettingsConfigDict(
         frozen=True,
         extra="forbid",
+        allow_inf_nan=False,
         env_prefix="FOVEATE_",
         env_nested_delimiter="__",
         use_attribute_docstrings=True,
@@ -163,8 +164,10 @@ def load_config(file: Path | None = None, **flags: Any) -> ServiceConfig:
         return ServiceConfig(**given)
     except OSError as error:
         raise ConfigError(f"no configuration at {file}: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not TOML: {error}") from error
+    except SettingsError as error:
+        raise ConfigError(f"{error}: expected JSON, as in FOVEATE_LIMITS='{{\"max_streams\": 8}}'") from error
     except ValidationError as error:
         faults = "; ".join(
             f"{'.'.join(str(part) for part in fault['loc']) or 'settings'}: {fault['msg']}" for fault in error.errors()

@@ -38,9 +38,10 @@ def _lines(section: BaseModel, path: tuple[str, ...]) -> Iterator[str]:
 
 
 def _key(name: str) -> str:
-    return name if name.replace("_", "").replace("-", "").isalnum() and name.isascii() else json.dumps(name)
+    plain = name.replace("_", "").replace("-", "").isalnum() and name.isascii()
+    return name if plain else _value(name)
 
 
 def _value(value: Any) -> str:
     """A scalar as TOML, which writes strings, numbers and booleans as JSON does."""
-    return json.dumps(str(value) if isinstance(value, Path) else value)
+    return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)

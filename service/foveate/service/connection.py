@@ -105,9 +105,11 @@ class Connection:
         while True:
             while stream.notices:
                 await self._context.write(pb.StreamReply(notice=drain_message(stream.notices.popleft())))
+            caught_up = True  # with its client; answers behind the first may wait for it, which is not our delay
             while (taken := stream.next_answer()) is not None:
-                await self._context.write(self._result(opened, *taken))
+                await self._context.write(self._result(opened, *taken, caught_up=caught_up))
                 self._room.set()
+                caught_up = False
             if self._failure is not None:
                 raise self._failure
             if self._half_closed and not stream.unanswered:
@@ -115,8 +117,8 @@ class Connection:
             self._wake.clear()
             await self._wake.wait()
 
-    def _result(self, opened: OpenedStream, frame: Frame, answer: Answer) -> pb.StreamReply:
-        if answer.verdict is Verdict.OK:
+    def _result(self, opened: OpenedStream, frame: Frame, answer: Answer, *, caught_up: bool) -> pb.StreamReply:
+        if answer.verdict is Verdict.OK and caught_up:
             opened.pipeline.lane.observe_reply(answer.times.postprocess + answer.times.reply_queue)
         labels = opened.pipeline.model.labels
         return pb.StreamReply(result=result_message(frame, answer, labels, self._advised_fps(opened)))

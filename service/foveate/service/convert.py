@@ -42,6 +42,8 @@ __all__ = [
 ]
 
 _DEFAULT_QUEUE_DEPTH = 8
+_WEIGHTS = (0.001, 1000.0)
+"""Beyond them a stream would hold the others off for ever, or be held off."""
 _MS = 1_000_000
 _US = 1_000
 _UINT32_MAX = 0xFFFF_FFFF
@@ -58,8 +60,9 @@ def options_from_open(message: pb.OpenStream, pipeline: Pipeline, budget_ms: int
     """
     if not (math.isfinite(message.fps) and message.fps >= 0):
         raise ProtocolError(f"fps must be a number of at least 0, not {message.fps}")
-    if not (math.isfinite(message.weight) and message.weight >= 0):
-        raise ProtocolError(f"weight must be a number above 0, not {message.weight}")
+    weight = message.weight or 1.0
+    if not _WEIGHTS[0] <= weight <= _WEIGHTS[1]:
+        raise ProtocolError(f"weight must be {_WEIGHTS[0]:g}..{_WEIGHTS[1]:g}, not {weight}")
     depth = message.queue_depth or _DEFAULT_QUEUE_DEPTH
     if depth > limits.max_queue_depth:
         raise LimitExceeded(f"queue_depth {depth} is above this server's limit of {limits.max_queue_depth}")
@@ -70,7 +73,7 @@ def options_from_open(message: pb.OpenStream, pipeline: Pipeline, budget_ms: int
         budget_ns=(message.budget_ms or budget_ms) * _MS,
         fps=message.fps,
         priority=message.priority,
-        weight=message.weight or 1.0,
+        weight=weight,
         delivery=_DELIVERIES[message.delivery],
         queue_depth=depth,
         format=_format(message.format, message.width, message.height),

@@ -15,7 +15,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -226,8 +225,7 @@ class Lane:
         job = entry.job
         entry.began_ns = time.monotonic_ns()
         try:
-            with _pixels(job) as data:
-                entry.decoded = decode_into(row, data, job.format, (job.width, job.height), self._model)
+            entry.decoded = decode_into(row, _pixels(job), job.format, (job.width, job.height), self._model)
         except FrameError as error:
             entry.refusal = self._unstarted(entry, Verdict.BAD_FRAME, str(error))
         except Exception as error:  # noqa: BLE001 - a decoder's fault must not take the batch's other frames along
@@ -252,6 +250,7 @@ class Lane:
             ready = batch.ready()
             if not ready:
                 self._turns.pass_on(batch.turn)
+                self._arrived.notify()  # the engine is free earlier than was planned for
                 return False
             self._turns.begin(batch.turn, self.latency.latency_ns(len(ready)), now_ns)
         pixels = slot.inputs[self._input]
@@ -364,6 +363,6 @@ def _refused(refusal: Refusal[Job]) -> Answered:
     return job, Answer(refusal.verdict, refusal.message, None, job.width, job.height, times, ready_ns=now_ns)
 
 
-def _pixels(job: Job) -> AbstractContextManager[bytes | memoryview]:
+def _pixels(job: Job) -> bytes:
     data = job.frame.data
-    return shared_pixels(data) if isinstance(data, SharedMemoryRef) else nullcontext(data)
+    return shared_pixels(data) if isinstance(data, SharedMemoryRef) else data

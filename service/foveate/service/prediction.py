@@ -14,6 +14,7 @@ _WEIGHT = 0.1
 _RUN_WINDOW = 256
 _REPLY_WINDOW = 256
 _SMALLEST_ERROR_NS = 500_000
+_LONGEST_REPLY_NS = 20_000_000
 _IDLE_BEFORE_RELAXING_NS = 1_000_000_000
 
 
@@ -42,7 +43,8 @@ class LatencyModel:
         """What is kept free before each deadline: the error of the prediction, and the way of the answer out.
 
         Source: max(0.5 ms, p99.9 of the prediction error) + p99 of post-processing and sending. The error term
-        is held to one l(1), so that one stall of the machine cannot make every later frame infeasible.
+        is held to one l(1) and the other to 20 ms, so that one stall of the machine cannot make every later
+        frame infeasible.
         """
         return self._margin_ns
 
@@ -79,13 +81,15 @@ class LatencyModel:
             return
         self._last_run_ns = now_ns
         self._ratio = 1.0 + (self._ratio - 1.0) / 2
-        for _ in range(len(self._errors) // 2):
-            self._errors.popleft()
+        for learned in (self._errors, self._replies):
+            for _ in range(math.ceil(len(learned) / 2)):
+                learned.popleft()
         self._set_margin()
 
     def _set_margin(self) -> None:
         error = min(_quantile(self._errors, 0.999), self.latency_ns(1))
-        self._margin_ns = max(_SMALLEST_ERROR_NS, error) + _quantile(self._replies, 0.99)
+        reply = min(_quantile(self._replies, 0.99), _LONGEST_REPLY_NS)
+        self._margin_ns = max(_SMALLEST_ERROR_NS, error) + reply
 
 
 def _quantile(values: deque[int], share: float) -> int:

@@ -83,7 +83,7 @@ class Reception:
             return
         if self.draining:
             stream.settle(job, Answer(Verdict.DRAINING, "the server is going away: send it elsewhere"))
-        elif refusal := admission.admit_frame(job, self.config.limits):
+        elif refusal := admission.admit_frame(job, self.config.limits, self.config.shared_memory):
             stream.settle(job, refusal)
         else:
             deliver(opened.pipeline.lane.submit(job))

@@ -45,14 +45,17 @@ class StreamRegistry:
     def resumable(self, token: str) -> CameraStream | None:
         """The stream that a token takes up again; None if it is unknown or too old.
 
-        A stream whose connection only looks alive is let go of first: the client knows better.
+        A stream whose connection only looks alive is let go of first: the client knows better. It stays parked,
+        and counted, until it is opened.
         """
         self._forget_parked()
+        if not self._resume_ns:
+            return None
         for stream, disconnect in list(self._open.values()):
-            if token and secrets.compare_digest(stream.resume_token, token):
+            if secrets.compare_digest(stream.resume_token.encode(), token.encode()):
                 disconnect()
                 self.close(stream, park=True)
-        parked = self._parked.pop(token, None)
+        parked = self._parked.get(token)
         return parked.stream if parked else None
 
     def open(self, stream: CameraStream, disconnect: Callable[[], None]) -> None:
@@ -69,6 +72,7 @@ class StreamRegistry:
                 f"stream {stream.stream_id!r} is open already: close it, leave stream_id empty, "
                 "or take it over with its resume_token"
             )
+        self._parked.pop(stream.resume_token, None)
         self._open[stream.stream_id] = (stream, disconnect)
 
     def close(self, stream: CameraStream, *, park: bool) -> None:

@@ -114,9 +114,10 @@ class Scheduler(Generic[F]):
         """Take a frame in. The answer may refuse it, or the older frame that it replaces."""
         share = waiting.share
         self.latency.relax(now_ns)
-        if self._short_by_ns(waiting, now_ns, now_ns) <= 0:  # one that no engine could keep asks for no smaller batch
+        needed_ns = self._needed_ns()
+        if _short_by_ns(waiting, now_ns, needed_ns) <= 0:  # one that no engine could keep asks for no smaller batch
             self._budgets_ns.append(waiting.deadline_ns - now_ns)
-        short_ns = self._short_by_ns(waiting, now_ns, engine_free_ns)
+        short_ns = _short_by_ns(waiting, now_ns, needed_ns, engine_free_ns)
         if short_ns > 0:
             return [Refusal(waiting.frame, Verdict.INFEASIBLE, self._too_late(short_ns, "on arrival"))]
         queue = self._waiting.get(id(share))
@@ -159,7 +160,7 @@ class Scheduler(Generic[F]):
 
     def next_expiry_ns(self) -> int | None:
         """When the first of the waiting frames can no longer make it, even on an idle engine; None: none waits."""
-        needed_ns = self.latency.latency_ns(1) + self.latency.margin_ns
+        needed_ns = self._needed_ns()
         latest_starts = (waiting.deadline_ns - waiting.prepare_ns - needed_ns for waiting in self._all())
         return min(latest_starts, default=None)
 
@@ -178,10 +179,9 @@ class Scheduler(Generic[F]):
     def _prepare_ns(self, costs_ns: Sequence[int]) -> int:
         return max(max(costs_ns), sum(costs_ns) // self.decoders)
 
-    def _short_by_ns(self, waiting: Waiting[F], now_ns: int, engine_free_ns: int) -> int:
-        """By how much the frame would miss its deadline if it ran alone and next; 0 or less: it fits."""
-        starts_ns = self._starts_ns((waiting.prepare_ns,), now_ns, engine_free_ns)
-        return starts_ns + self.latency.latency_ns(1) + self.latency.margin_ns - waiting.deadline_ns
+    def _needed_ns(self) -> int:
+        """What a frame that runs alone must have left before its deadline when its run starts."""
+        return self.latency.latency_ns(1) + self.latency.margin_ns
 
     def _too_late(self, short_ns: int, when: str) -> str:
         return (
@@ -190,9 +190,10 @@ class Scheduler(Generic[F]):
         )
 
     def _drop_late(self, now_ns: int, engine_free_ns: int) -> Iterator[Refusal[F]]:
+        needed_ns = self._needed_ns()
         for key, queue in list(self._waiting.items()):
             for waiting in list(queue):
-                short_ns = self._short_by_ns(waiting, now_ns, engine_free_ns)
+                short_ns = _short_by_ns(waiting, now_ns, needed_ns, engine_free_ns)
                 if short_ns > 0:
                     queue.remove(waiting)
                     yield Refusal(waiting.frame, Verdict.EXPIRED, self._too_late(short_ns, "while it waited"))
@@ -209,8 +210,10 @@ class Scheduler(Generic[F]):
         ranked = self._ranked()
         leader = ranked[0]
         keep_leader = self._lag_ns(leader) > _LAGS_BY_SERVICES * self.latency.latency_ns(1)
+        costs_ns = sorted((waiting.prepare_ns for waiting in ranked), reverse=True)
         for size in range(min(self.batch_cap, len(ranked)), 1, -1):
-            batch = self._in_stream_order(self._fitting(ranked, size, now_ns, engine_free_ns))
+            starts_ns = self._starts_ns(costs_ns[:size], now_ns, engine_free_ns)
+            batch = _fitting(ranked, size, starts_ns + self.latency.latency_ns(size) + self.latency.margin_ns)
             if len(batch) == size and (not keep_leader or leader in batch):
                 break
         else:
@@ -229,24 +232,6 @@ class Scheduler(Generic[F]):
                 keyed.append((waiting.share.priority, waiting.share.virtual_ns, latest_ns, waiting))
         keyed.sort(key=_rank)
         return [waiting for *_, waiting in keyed]
-
-    def _fitting(self, ranked: list[Waiting[F]], size: int, now_ns: int, engine_free_ns: int) -> list[Waiting[F]]:
-        """The first `size` frames by rank that make their deadlines in a batch of that size, or fewer."""
-        costs = sorted((waiting.prepare_ns for waiting in ranked), reverse=True)[:size]
-        starts_ns = self._starts_ns(costs, now_ns, engine_free_ns)
-        ends_ns = starts_ns + self.latency.latency_ns(size) + self.latency.margin_ns
-        return [waiting for waiting in ranked if waiting.deadline_ns >= ends_ns][:size]
-
-    def _in_stream_order(self, batch: list[Waiting[F]]) -> list[Waiting[F]]:
-        """Leave out frames that would overtake an older one of their stream, which waits and is not taken."""
-        taken = {id(waiting) for waiting in batch}
-        allowed: set[int] = set()
-        for key in {id(waiting.share) for waiting in batch}:
-            for waiting in self._waiting[key]:
-                if id(waiting) not in taken:
-                    break
-                allowed.add(id(waiting))
-        return [waiting for waiting in batch if id(waiting) in allowed]
 
     def _lag_ns(self, leader: Waiting[F]) -> float:
         """How far the leader's stream is behind the furthest waiting stream of its class, in engine time."""
@@ -269,6 +254,26 @@ class Scheduler(Generic[F]):
         queue.remove(waiting)
         if not queue:
             del self._waiting[key]
+
+
+def _short_by_ns(waiting: Waiting[Any], now_ns: int, needed_ns: int, engine_free_ns: int = 0) -> int:
+    """By how much the frame would miss its deadline if it ran alone and next; 0 or less: it fits."""
+    return max(now_ns + waiting.prepare_ns, engine_free_ns) + needed_ns - waiting.deadline_ns
+
+
+def _fitting(ranked: list[Waiting[F]], size: int, ends_ns: int) -> list[Waiting[F]]:
+    """The first `size` frames by rank that have until `ends_ns`, or fewer; none overtakes one of its stream."""
+    batch: list[Waiting[F]] = []
+    held_up: set[int] = set()
+    for waiting in ranked:
+        stream = id(waiting.share)
+        if waiting.deadline_ns < ends_ns:
+            held_up.add(stream)
+        elif stream not in held_up:
+            batch.append(waiting)
+            if len(batch) == size:
+                break
+    return batch
 
 
 def _rank(keyed: tuple[int, float, int, Any]) -> tuple[int, float, int]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import stat
 
 from foveate.engines.errors import BadFrame
 from foveate.service.frame import SharedMemoryRef
@@ -18,27 +16,36 @@ _NAME = re.compile(r"foveate-[A-Za-z0-9_.-]{1,100}")
 """Only files that are meant for this service: a client must not make it read another program's memory."""
 
 
-@contextmanager
-def shared_pixels(where: SharedMemoryRef) -> Iterator[memoryview]:
-    """The bytes of a frame, read in place; the view ends with the context.
+def shared_pixels(where: SharedMemoryRef) -> bytes:
+    """A copy of the bytes of a frame.
 
+    They are read, not mapped: a client that cuts its file short meanwhile would kill a process that maps it.
     Raises: BadFrame if there is no such file, or it is too short.
     """
     if not _NAME.fullmatch(where.name):
         raise BadFrame(f"shared memory {where.name!r}: expected a name like foveate-CAMERA, without a slash")
     try:
-        handle = os.open(f"{_FOLDER}/{where.name}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        # Not blocking: whoever opens a pipe waits for its other end.
+        handle = os.open(f"{_FOLDER}/{where.name}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise BadFrame(f"shared memory {where.name!r} cannot be opened: {error.strerror}") from error
     try:
-        length = os.fstat(handle).st_size
-        if where.size == 0 or where.offset + where.size > length:
-            raise BadFrame(
-                f"shared memory {where.name!r} has {length} bytes, the frame is said to lie at "
-                f"{where.offset} to {where.offset + where.size}"
-            )
-        mapping = mmap.mmap(handle, length, prot=mmap.PROT_READ)
+        return _read(handle, where)
     finally:
         os.close(handle)
-    with mapping, memoryview(mapping) as whole, whole[where.offset : where.offset + where.size] as view:
-        yield view
+
+
+def _read(handle: int, where: SharedMemoryRef) -> bytes:
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        raise BadFrame(f"shared memory {where.name!r} is not a file: expected one that holds the frame's pixels")
+    ends = where.offset + where.size
+    if where.size == 0 or ends > status.st_size:
+        raise BadFrame(
+            f"shared memory {where.name!r} has {status.st_size} bytes, the frame is said to lie at "
+            f"{where.offset} to {ends}"
+        )
+    data = os.pread(handle, where.size, where.offset)
+    if len(data) != where.size:
+        raise BadFrame(f"shared memory {where.name!r} was cut short while it was read")
+    return data

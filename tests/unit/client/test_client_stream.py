@@ -207,7 +207,7 @@ def test_a_drained_stream_takes_its_answers_and_opens_again() -> None:
 )
 def test_a_refusal_is_typed_and_final_after_the_frames_results(code: grpc.StatusCode, error: type[Refused]) -> None:
     async def refuses(call: ScriptedCall) -> None:
-        await call.abort(code, "say something else")
+        await call.refuse(code, "say something else")
 
     async def test() -> None:
         async with serving(refuses) as server, AsyncClient(server.target, reconnect=AT_ONCE) as client:

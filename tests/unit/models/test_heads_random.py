@@ -51,23 +51,23 @@ def assert_detects(
         if head.keypoints:
             expected_shapes["keypoints"] = (3, count, head.keypoints, 2 if head.kind == "centernet" else 3)
         assert shapes == expected_shapes
-        assert (outputs["boxes"].dtype, outputs["class_ids"].dtype) == (np.float32, np.int32)
+        assert outputs["boxes"].dtype == np.float32
+        assert outputs["class_ids"].dtype == np.int32
         for index, row in enumerate(ROWS):
             expected = reference({name: values[row] for name, values in banks.items()}, spec, head)
             assert_row({name: values[index] for name, values in outputs.items()}, expected)
 
 
 def assert_row(actual: Mapping[str, NDArray[Any]], expected: list[Candidate]) -> None:
-    tolerance = {"rtol": 1e-4, "atol": 1e-3}
     np.testing.assert_allclose(actual["scores"], [each.score for each in expected], rtol=1e-4, atol=1e-6)
     # Suppressed peaks all score 0: which of them fill up the rows means nothing.
     real = [index for index, each in enumerate(expected) if each.score > 0]
     assert real
     np.testing.assert_array_equal(actual["class_ids"][real], [expected[index].class_id for index in real])
-    np.testing.assert_allclose(actual["boxes"][real], [expected[index].box for index in real], **tolerance)
+    np.testing.assert_allclose(actual["boxes"][real], [expected[index].box for index in real], rtol=1e-4, atol=1e-3)
     if "keypoints" in actual:
         points = [expected[index].keypoints for index in real]
-        np.testing.assert_allclose(actual["keypoints"][real], points, **tolerance)
+        np.testing.assert_allclose(actual["keypoints"][real], points, rtol=1e-4, atol=1e-3)
 
 
 def test_every_kind_of_the_manifest_has_a_head() -> None:

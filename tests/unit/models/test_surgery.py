@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -16,7 +18,7 @@ from support.shared_models import centerface, shared_model
 RNG = np.random.default_rng(11)
 
 
-def reshaping(shape: list[int], batch: int | str = 1, **attributes: int) -> onnx.ModelProto:
+def reshaping(shape: list[int], batch: int | str = 1, **attributes: Any) -> onnx.ModelProto:
     """A convolution to 6 channels and a reshape by a constant; 8 x 8 pictures."""
     nodes = [
         helper.make_node("Conv", ["image", "kernel"], ["maps"], kernel_shape=[1, 1]),
@@ -92,6 +94,22 @@ def test_a_constant_of_one_row_stays_one_row() -> None:
         run_onnx(model, {"image": images})["sum"], run_onnx(prepared, {"image": images})["sum"]
     )
     assert_rows_do_not_depend_on_the_batch(prepared, 8, 8)
+
+
+def test_a_row_made_from_the_pictures_size_stays_one_row() -> None:
+    # The size of the batch is no batch of sizes, though it comes from the picture.
+    nodes = [
+        helper.make_node("Shape", ["image"], ["sides"], start=2),
+        helper.make_node("Cast", ["sides"], ["float_sides"], to=TensorProto.FLOAT),
+        helper.make_node("Reshape", ["float_sides", "one_row"], ["sides_row"]),
+        helper.make_node("ReduceMax", ["image", "axes"], ["brightest"], keepdims=0),
+        helper.make_node("Mul", ["brightest", "sides_row"], ["result"]),
+    ]
+    weights = {"one_row": np.array([1, 2]), "axes": np.array([1, 2])}
+    model = model_of(nodes, {"image": [1, 3, 4, 2]}, {"result": [1, 2]}, weights)
+    images = pictures(2, 4, 2)
+    result = run_onnx(with_dynamic_batch(model, (4, 2)), {"image": images})["result"]
+    np.testing.assert_array_equal(result, images.max(axis=(1, 2)) * [4, 2])
 
 
 def test_weights_among_the_inputs_and_unused_ones_go() -> None:

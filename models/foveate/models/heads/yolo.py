@@ -47,8 +47,8 @@ def _class_columns(head: HeadInputs, width: int) -> tuple[int, int]:
     if last <= first:
         raise ModelError(
             f"head 'yolo' expects a box, {'an objectness, ' if head.spec.objectness else ''}classes and "
-            f"{head.spec.keypoints} keypoints per candidate, but predictions are {head.tensors['predictions']}, which leaves "
-            "no column for classes: check layout, objectness and keypoints in the manifest"
+            f"{head.spec.keypoints} keypoints per candidate, but predictions are {head.tensors['predictions']}, "
+            "which leaves no column for classes: check layout, objectness and keypoints in the manifest"
         )
     return first, last
 

@@ -1,0 +1,104 @@
+"""The client's book of a stream, without any I/O."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foveate.client.frame import Payload
+from foveate.client.frame_flow import FrameFlow
+from foveate.client.result import Result, Verdict, unsent_result
+
+PICTURE = Payload(b"picture", None, 0)
+
+
+def settle(flow: FrameFlow, sequence: int) -> None:
+    assert flow.answered(sequence) is not None
+    flow.settle(unsent_result(sequence, Verdict.OK, ""))
+
+
+def drain(flow: FrameFlow) -> list[Result]:
+    results = []
+    while (result := flow.next_result()) is not None:
+        results.append(result)
+    return results
+
+
+def test_results_wait_for_their_turn() -> None:
+    flow = FrameFlow(newest_wins=False)
+    flow.window = 2
+    for _ in range(2):
+        flow.offer(PICTURE)
+        flow.send(now=0.0)
+    settle(flow, 2)
+    assert not flow.has_result
+    settle(flow, 1)
+    assert [result.sequence for result in drain(flow)] == [1, 2]
+
+
+def test_nothing_is_sent_before_the_server_has_named_a_window() -> None:
+    flow = FrameFlow(newest_wins=False)
+    flow.offer(PICTURE)
+    assert not flow.can_send
+    flow.window = 1
+    assert flow.can_send
+
+
+def test_the_age_grows_while_a_frame_waits() -> None:
+    flow = FrameFlow(newest_wins=False)
+    flow.offer(Payload(b"picture", 10.0, 0))
+    assert flow.send(now=10.25).age_s == 0.25
+
+
+def test_a_capture_time_in_the_future_is_no_negative_age() -> None:
+    flow = FrameFlow(newest_wins=False)
+    flow.offer(Payload(b"picture", 11.0, 0))
+    assert flow.send(now=10.0).age_s == 0.0
+
+
+def test_losing_all_includes_the_frame_that_was_never_sent() -> None:
+    flow = FrameFlow(newest_wins=False)
+    flow.window = 1
+    flow.offer(PICTURE)
+    flow.send(now=0.0)
+    flow.offer(PICTURE)
+    flow.lose_sent("gone")
+    assert [result.sequence for result in drain(flow)] == [1]
+    flow.lose_all("gone for good")
+    last = drain(flow)
+    assert [(r.sequence, r.verdict, r.message) for r in last] == [(2, Verdict.LOST, "gone for good")]
+
+
+@given(
+    newest_wins=st.booleans(),
+    window=st.integers(1, 4),
+    steps=st.lists(st.tuples(st.sampled_from(["offer", "send", "answer", "stray", "lose", "read"]), st.integers(0, 9))),
+)
+def test_every_frame_leaves_once_and_in_order(newest_wins: bool, window: int, steps: list[tuple[str, int]]) -> None:
+    flow = FrameFlow(newest_wins=newest_wins, max_unread=6)
+    flow.window = window
+    offered, unanswered, read, strays = 0, list[int](), list[Result](), 0
+    for step, pick in steps:
+        if step == "offer" and flow.has_room:
+            flow.offer(PICTURE)
+            offered += 1
+        elif step == "send" and flow.can_send:
+            unanswered.append(flow.send(now=0.0).sequence)
+        elif step == "answer" and unanswered:
+            settle(flow, unanswered.pop(pick % len(unanswered)))
+        elif step == "stray":
+            assert flow.answered(1000 + pick) is None
+            strays += 1
+        elif step == "lose":
+            flow.lose_sent("gone")
+            unanswered.clear()
+        elif step == "read":
+            read += drain(flow)
+        assert len(unanswered) <= window
+    flow.lose_all("the end")
+    read += drain(flow)
+    assert [result.sequence for result in read] == list(range(1, offered + 1))
+    assert flow.unexpected == strays
+    assert flow.dropped == sum(result.verdict is Verdict.DROPPED for result in read)
+    if not newest_wins:
+        assert flow.dropped == 0
