@@ -11,9 +11,10 @@ from typing import Any
 import grpc
 import pytest
 
+from foveate.engines.fake import Gate
 from foveate.proto import vision_pb2 as pb
 from support.raw_stream import RawStream, verdicts
-from support.service import RunningService, grey_jpeg, grey_of, running_service
+from support.service import RunningService, fake_engine, grey_jpeg, grey_of, running_service
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,12 @@ def _corrupt(picture: bytes, seed: int = 1) -> bytes:
     return picture[: at + 2] + b"\xff\xff" + random.Random(seed).randbytes(200)
 
 
+def _noise_inside(picture: bytes) -> bytes:
+    """Its header whole, half of its picture data gone."""
+    at = picture.index(b"\xff\xda") + 14
+    return picture[:at] + picture[(at + len(picture)) // 2 :]
+
+
 @pytest.mark.parametrize(
     ("data", "verdict", "says"),
     [
@@ -58,13 +65,26 @@ def _corrupt(picture: bytes, seed: int = 1) -> bytes:
         (grey_jpeg(15)[:300], "BAD_FRAME", "cut off"),
         (grey_jpeg(15)[:20], "BAD_FRAME", "cut off"),
         (_corrupt(grey_jpeg(15)), "BAD_FRAME", "JPEG"),
+        (_noise_inside(grey_jpeg(15, 640, 480)), "BAD_FRAME", "corrupt"),
         (grey_jpeg(15, kind=".png")[:60], "BAD_FRAME", "PNG"),
         (grey_jpeg(15, kind=".webp")[:40], "BAD_FRAME", "WEBP"),
         (_png_header(30_000, 30_000), "REJECTED", "30000x30000"),
         (_png_header(0, 7), "BAD_FRAME", "empty picture"),
         (grey_jpeg(15) + bytes(100_001), "REJECTED", "at most 100000"),
     ],
-    ids=["empty", "text", "truncated", "header-only", "corrupt", "png", "webp", "bomb", "zero-size", "too-big"],
+    ids=[
+        "empty",
+        "text",
+        "truncated",
+        "header-only",
+        "corrupt",
+        "noise",
+        "png",
+        "webp",
+        "bomb",
+        "zero-size",
+        "too-big",
+    ],
 )
 def test_a_bad_frame_is_answered_and_its_stream_goes_on(
     service: RunningService, data: bytes, verdict: str, says: str
@@ -219,13 +239,12 @@ def test_random_bytes_never_end_a_stream(service: RunningService) -> None:
 
 
 def test_a_window_that_is_overrun_is_said() -> None:
-    from foveate.engines.fake import Gate
-    from support.service import fake_engine
-
     gate = Gate()
     with running_service(fake_engine(gate=gate)) as service, RawStream(service.stub) as stream:
         window = stream.open(budget_ms=30_000).window
-        for sequence in range(1, window + 6):
+        stream.frame(1, grey_jpeg(15))
+        gate.wait_for_held()  # from here on every answer waits behind this one
+        for sequence in range(2, window + 6):
             stream.frame(sequence, grey_jpeg(15))
         service.settled(lambda status: status.ledger.received == window + 5)
         gate.set()

@@ -15,8 +15,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from foveate.engines.errors import ConfigError
 from foveate.engines.fake import Gate
 from foveate.proto import vision_pb2 as pb
+from foveate.proto import vision_pb2_grpc as pb_grpc
 from support.raw_stream import RawStream, verdicts
 from support.service import fake_engine, grey_jpeg, grey_of, running_service
 
@@ -177,8 +179,6 @@ def test_reflection_names_the_services() -> None:
 
 
 def test_a_taken_port_is_an_error_at_once() -> None:
-    from foveate.engines.errors import ConfigError
-
     with (
         running_service() as service,
         pytest.raises(ConfigError, match="cannot listen"),
@@ -203,8 +203,6 @@ asyncio.run(serve_until_signal())
         assert child.stderr is not None
         address = child.stdout.readline().strip()
         channel = grpc.insecure_channel(address)
-        from foveate.proto import vision_pb2_grpc as pb_grpc
-
         stub: Any = pb_grpc.VisionStub(channel)  # type: ignore[no-untyped-call]
         with RawStream(stub) as stream:
             stream.open(budget_ms=5000)

@@ -8,7 +8,6 @@ from pathlib import Path
 import cv2
 import grpc
 import pytest
-from support.shared_models import centerface, picture, shared_model
 
 from foveate.models.package import import_file, load_package
 from foveate.models.store import ModelStore
@@ -16,6 +15,7 @@ from foveate.proto import vision_pb2 as pb
 from foveate.proto import vision_pb2_grpc as pb_grpc
 from foveate.service.config import load_config
 from foveate.service.embedded import embedded_server
+from support.shared_models import centerface, picture, shared_model
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(180)]
 
@@ -89,7 +89,10 @@ def test_pipelines_say_what_they_are(stub: pb_grpc.VisionStub) -> None:
 def test_a_missing_model_is_said_with_what_to_do(tmp_path: Path) -> None:
     store = ModelStore(tmp_path)
     import_file(load_package("centerface"), store, centerface())
-    with embedded_server(config=load_config(model_store=tmp_path)) as address, grpc.insecure_channel(address) as channel:
+    with (
+        embedded_server(config=load_config(model_store=tmp_path)) as address,
+        grpc.insecure_channel(address) as channel,
+    ):
         stub = pb_grpc.VisionStub(channel)  # type: ignore[no-untyped-call]
         with pytest.raises(grpc.RpcError) as refused:
             stub.Infer(pb.InferRequest(pipeline="objects"))

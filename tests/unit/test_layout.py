@@ -36,6 +36,7 @@ SEEN_ONLY_IN = {
     "cuda": {"engines"},
     "onnx": {"models"},
     "cv2": {"service/decode", "service/server", "tools/video_source", "tools/video_sink", "tools/drawing"},
+    "simplejpeg": {"service/decode"},
     "grpc": {
         "proto",
         "client",

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
+import math
+import re
+
 import cv2
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 
 from foveate.engines.errors import BadFrame
 from foveate.models.geometry import Placement, Rect
 from foveate.models.package import PreparedModel
 from foveate.service.frame import PixelFormat
+from foveate.service.picture_header import jpeg_orientation
 
 __all__ = ["Decoded", "decode_into"]
 
 Pixels = NDArray[np.uint8]
+Size = tuple[int, int]
+"""Width and height in pixels."""
 
-# The reducing modes are those of 8-bit colour; RGB order is asked for in place of their BGR.
-_REDUCED = tuple(
-    (divisor, mode & ~cv2.IMREAD_COLOR | cv2.IMREAD_COLOR_RGB)
-    for divisor, mode in (
-        (8, cv2.IMREAD_REDUCED_COLOR_8),
-        (4, cv2.IMREAD_REDUCED_COLOR_4),
-        (2, cv2.IMREAD_REDUCED_COLOR_2),
-        (1, cv2.IMREAD_COLOR),
-    )
-)
-_JPEG_END = b"\xff\xd9"
-_JPEG_END_WITHIN = 4096
-"""Bytes at the end of a JPEG in which its end marker must lie: some cameras pad their pictures."""
+_PADDED = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
+_MOST_PADDING = 64
+"""Bytes that some cameras put before a JPEG's end marker to round its size; more than that is corruption."""
 
 
 class Decoded:
@@ -41,9 +38,7 @@ class Decoded:
         self.placement = placement
 
 
-def decode_into(
-    row: Pixels, data: bytes | memoryview, kind: PixelFormat, size: tuple[int, int], model: PreparedModel
-) -> Decoded:
+def decode_into(row: Pixels, data: bytes | memoryview, kind: PixelFormat, size: Size, model: PreparedModel) -> Decoded:
     """Decode one frame into a row of a batch; every pixel of the row is written.
 
     Shapes: row (H, W, 3) uint8 of the model's input, RGB.
@@ -53,8 +48,10 @@ def decode_into(
     """
     if kind.raw:
         image, (width, height) = _raw_picture(np.frombuffer(data, np.uint8), kind, size), size
+    elif kind is PixelFormat.JPEG:
+        image, (width, height) = _decode_jpeg(data, size, model)
     else:
-        image, (width, height) = _decode_picture(data, kind, size, model)
+        image, (width, height) = _decode_picture(data, kind, size), size
     placement = model.place(width, height)
     # A reduced picture stands for the whole one: the same rectangle, in its own fewer pixels.
     scale = (image.shape[1] / width, image.shape[0] / height)
@@ -64,42 +61,44 @@ def decode_into(
     return Decoded(width, height, placement)
 
 
-def _decode_picture(
-    data: bytes | memoryview, kind: PixelFormat, size: tuple[int, int], model: PreparedModel
-) -> tuple[Pixels, tuple[int, int]]:
-    """The picture as RGB, perhaps reduced, and its whole size as it is to be seen."""
-    divisor, mode = _REDUCED[-1]
-    if kind is PixelFormat.JPEG:
-        if bytes(data[-_JPEG_END_WITHIN:]).rfind(_JPEG_END) < 0:
-            raise BadFrame(f"the JPEG is cut off: {len(data)} bytes and no end marker")
-        divisor, mode = _reduction(size, model)
+def _decode_jpeg(data: bytes | memoryview, size: Size, model: PreparedModel) -> tuple[Pixels, Size]:
+    """The picture as it is to be seen, perhaps reduced, and its whole size.
+
+    The decoder itself scales by eighths where the model's input is smaller than the picture. It skips most of the
+    inverse transform and averages what it drops, so it is both faster and no worse than sampling a full decode.
+    """
+    orientation = jpeg_orientation(data)
+    seen = size[::-1] if orientation.transposed else size
+    placement = model.place(*seen)
+    least = (math.ceil(seen[0] / placement.scale_x), math.ceil(seen[1] / placement.scale_y))
+    image = _jpeg_pixels(data, least[::-1] if orientation.transposed else least)
+    return np.ascontiguousarray(orientation.applied(image)), seen
+
+
+def _jpeg_pixels(data: bytes | memoryview, least: Size, *, strict: bool = True) -> Pixels:
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), mode)
+        image = simplejpeg.decode_jpeg(data, "RGB", min_width=least[0], min_height=least[1], strict=strict)
+    except ValueError as error:
+        padded = _PADDED.search(str(error))
+        if strict and padded and int(padded[1]) <= _MOST_PADDING:
+            return _jpeg_pixels(data, least, strict=False)
+        raise BadFrame(f"the JPEG of {len(data)} bytes is cut off or corrupt: {error}") from error
+    return _as_pixels(image)
+
+
+def _decode_picture(data: bytes | memoryview, kind: PixelFormat, size: Size) -> Pixels:
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:
         image = None
     if image is None:
         raise BadFrame(f"the {kind.name} of {len(data)} bytes cannot be decoded: it is cut off or corrupt")
-    declared = (-(-size[0] // divisor), -(-size[1] // divisor))
-    seen = (image.shape[1], image.shape[0])
-    if seen == declared:
-        return _as_pixels(image), size
-    if seen == declared[::-1]:  # the EXIF orientation turned it
-        return _as_pixels(image), (size[1], size[0])
-    raise BadFrame(f"the {kind.name} header declares {size[0]}x{size[1]}, its pixels are {seen[0]}x{seen[1]}")
+    if image.shape[:2] != size[::-1]:
+        raise BadFrame(f"the {kind.name} header declares {size[0]}x{size[1]}, its pixels say otherwise")
+    return _as_pixels(image)
 
 
-def _reduction(size: tuple[int, int], model: PreparedModel) -> tuple[int, int]:
-    """Let the JPEG decoder itself scale by 1/2, 1/4 or 1/8 where the model's input is that much smaller.
-
-    It skips most of the inverse transform and averages what it drops, so it is both faster and no worse than
-    decoding every pixel and sampling a few of them.
-    """
-    placement = model.place(*size)
-    ratio = min(placement.scale_x, placement.scale_y)
-    return next((reduced for reduced in _REDUCED if ratio >= reduced[0]), _REDUCED[-1])
-
-
-def _raw_picture(flat: Pixels, kind: PixelFormat, size: tuple[int, int]) -> Pixels:
+def _raw_picture(flat: Pixels, kind: PixelFormat, size: Size) -> Pixels:
     width, height = size
     if kind is PixelFormat.RAW_NV12:
         planes = flat.reshape(height * 3 // 2, width)

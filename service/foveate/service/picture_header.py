@@ -3,16 +3,42 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from foveate.engines.errors import BadFrame, UnsupportedFormat
 from foveate.service.frame import PixelFormat
 
-__all__ = ["picture_format", "picture_size"]
+__all__ = ["Orientation", "jpeg_orientation", "picture_format", "picture_size"]
+
+_FLIPS = {1: (1, 1), 2: (1, -1), 3: (-1, -1), 4: (-1, 1), 5: (1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}
+"""Steps along rows and columns, after the transposing of 5 to 8."""
 
 _JPEG_SIZES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})  # SOF markers; the three others are tables
 _JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length
 _JPEG_MOST_MARKERS = 4096
 """Before the frame header, fill bytes included: real pictures have tens, and a made-up one must not hold the loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Orientation:
+    """One of the eight ways in which EXIF says that stored pixels are to be turned; 1: as they are."""
+
+    value: int
+
+    @property
+    def transposed(self) -> bool:
+        """Whether width and height change places."""
+        return self.value >= 5
+
+    def applied(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """A view of an image (H, W, 3) as it is to be seen."""
+        upright = image.swapaxes(0, 1) if self.transposed else image
+        rows, columns = _FLIPS[self.value]
+        return upright[::rows, ::columns]
 
 
 def picture_format(data: bytes | memoryview) -> PixelFormat:
@@ -50,10 +76,45 @@ def picture_size(data: bytes | memoryview, kind: PixelFormat) -> tuple[int, int]
     return width, height
 
 
+def jpeg_orientation(data: bytes | memoryview) -> Orientation:
+    """How a JPEG is to be turned to be seen upright, as its EXIF says; as it is where it says nothing.
+
+    Source: CIPA DC-008 (Exif 2.32), 4.5.4 and 4.6.4, tag 0x0112.
+    """
+    try:
+        for marker, at in _jpeg_segments(data):
+            if marker == 0xE1 and bytes(data[at + 4 : at + 10]) == b"Exif\0\0":
+                return Orientation(_tiff_orientation(data[at + 10 :]))
+            if marker in _JPEG_SIZES:
+                break
+    except (struct.error, IndexError, BadFrame):
+        pass  # a broken EXIF says nothing; whether the picture is broken too, the decoder will say
+    return Orientation(1)
+
+
+def _tiff_orientation(tiff: bytes | memoryview) -> int:
+    order = "<" if bytes(tiff[:2]) == b"II" else ">"
+    (entries,) = struct.unpack_from(order + "I", tiff, 4)
+    (count,) = struct.unpack_from(order + "H", tiff, entries)
+    for index in range(count):
+        tag, _, _, value = struct.unpack_from(order + "HHIH", tiff, entries + 2 + 12 * index)
+        if tag == 0x0112:
+            return value if 1 <= value <= 8 else 1
+    return 1
+
+
 def _jpeg_size(data: bytes | memoryview) -> tuple[int, int]:
-    """Walk the marker segments up to the first frame header. Source: ITU-T T.81, B.1 and B.2.2."""
+    for marker, at in _jpeg_segments(data):
+        if marker in _JPEG_SIZES:
+            height, width = struct.unpack_from(">HH", data, at + 5)
+            return width, height
+    raise BadFrame("broken JPEG: the picture data begin before any frame header")
+
+
+def _jpeg_segments(data: bytes | memoryview) -> Iterator[tuple[int, int]]:
+    """The marker segments before the picture data, each with where its marker lies. Source: ITU-T T.81, B.1."""
     at = 2
-    for _ in range(_JPEG_MOST_MARKERS):
+    while True:
         if data[at] != 0xFF:
             raise BadFrame(f"broken JPEG: expected a marker at byte {at}, got {data[at]:#04x}")
         marker = data[at + 1]
@@ -62,14 +123,11 @@ def _jpeg_size(data: bytes | memoryview) -> tuple[int, int]:
         elif marker in _JPEG_BARE:
             at += 2
         elif marker in (0xD9, 0xDA):
-            raise BadFrame("broken JPEG: the picture data begin before any frame header")
+            return
         else:
+            yield marker, at
             (length,) = struct.unpack_from(">H", data, at + 2)
-            if marker in _JPEG_SIZES:
-                height, width = struct.unpack_from(">HH", data, at + 5)
-                return width, height
             at += 2 + length
-    raise BadFrame(f"broken JPEG: no frame header within its first {_JPEG_MOST_MARKERS} markers")
 
 
 def _png_size(data: bytes | memoryview) -> tuple[int, int]:
