@@ -30,6 +30,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from foveate.tools.demo_video import demo_video
 
 from foveate.client import Client, Frame, Result, Verdict
 from foveate.engines.onnx_runtime import OnnxRuntimeEngine
@@ -37,7 +38,6 @@ from foveate.models.package import PreparedModel, load_package, prepare
 from foveate.models.store import ModelStore
 from foveate.service.config import DEFAULT_PIPELINES
 from foveate.service.embedded import embedded_server
-from foveate.tools.demo_video import demo_video
 
 _BARE_RUNS = 60
 
@@ -90,13 +90,11 @@ def _pictures(video: Path, quality: int) -> list[bytes]:
 
 def _bare_engine_ms(model: PreparedModel) -> list[float]:
     """The engine in a loop, as the server runs it, on random pixels."""
-    taken = []
     with OnnxRuntimeEngine(model.onnx_path, name=model.manifest.name, max_batch=1) as engine:
         slot = engine.new_slot()
         (pixels,) = slot.inputs.values()
         pixels[...] = np.random.default_rng(0).integers(0, 256, pixels.shape, np.uint8)
-        for _ in range(_BARE_RUNS):
-            taken.append(engine.run(slot, 1).total_ns / 1e6)
+        taken = [engine.run(slot, 1).total_ns / 1e6 for _ in range(_BARE_RUNS)]
     return taken[_BARE_RUNS // 6 :]
 
 
@@ -155,7 +153,9 @@ def _size(picture: bytes) -> str:
 
 def _machine() -> dict[str, Any]:
     cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    cpu = next((line.split(":")[1].strip() for line in cpuinfo.splitlines() if "model name" in line), platform.machine())
+    cpu = next(
+        (line.split(":")[1].strip() for line in cpuinfo.splitlines() if "model name" in line), platform.machine()
+    )
     return {
         "command": shlex.join(["python", *sys.argv]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -51,14 +51,13 @@ class Connection:
         """Carry the stream until it ends. Raises: FoveateError if it ends badly."""
         opened = self._opened = await self._open()
         opened.stream.attach(self._wake.set)
-        reader, ended_well = asyncio.create_task(self._read(opened)), False
+        reader = asyncio.create_task(self._read(opened))
         try:
             await self._context.write(pb.StreamReply(opened=opened_message(opened, self._advised_fps(opened))))
             await self._write(opened)
-            ended_well = True
         finally:
             reader.cancel()
-            self._reception.close(opened, ended_well=ended_well)
+            self._reception.close(opened)
 
     async def _open(self) -> OpenedStream:
         first = await self._context.read()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from foveate.engines.contract import Engine, EngineInfo
 from foveate.engines.errors import ConfigError, EngineError, FoveateError, NoSuchPipeline, ProtocolError
-from foveate.engines.profile import LatencyProfile, measure_profile
+from foveate.engines.profile import LatencyProfile, batch_buckets, measure_profile
 from foveate.engines.registry import engine_class
 from foveate.models.outputs import DecodeOptions
 from foveate.models.package import PreparedModel, load_package, prepare
@@ -144,10 +144,18 @@ def _open(
     try:
         engine.load()
         profile = _profile(engine, settings, model, store)
+        _warm_up(engine)
         return open_pipeline(name, model, engine, profile, on_answers, wanted=wanted, decoders=config.decode_threads)
     except BaseException:
         engine.close()
         raise
+
+
+def _warm_up(engine: Engine) -> None:
+    """Run each batch size once: the first run of a shape allocates, and no client shall pay for that."""
+    slot = engine.new_slot()
+    for batch in batch_buckets(engine.info.max_batch):
+        engine.run(slot, batch)
 
 
 def _profile(engine: Engine, settings: EngineConfig, model: PreparedModel, store: ModelStore) -> LatencyProfile:

@@ -93,10 +93,10 @@ class Reception:
         if opened.stream.abandon():
             opened.pipeline.lane.withdraw(opened.stream.share)
 
-    def close(self, opened: OpenedStream, *, ended_well: bool) -> None:
-        """A connection is over; a stream that broke may be taken up again."""
+    def close(self, opened: OpenedStream) -> None:
+        """A connection is over; its stream may be taken up again for a while."""
         self.abandon(opened)
-        self.streams.close(opened.stream, park=not ended_well)
+        self.streams.park(opened.stream)
 
     def close_single(self, opened: OpenedStream) -> None:
         self.abandon(opened)

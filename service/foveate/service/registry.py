@@ -54,7 +54,7 @@ class StreamRegistry:
         for stream, disconnect in list(self._open.values()):
             if secrets.compare_digest(stream.resume_token.encode(), token.encode()):
                 disconnect()
-                self.close(stream, park=True)
+                self.park(stream)
         parked = self._parked.get(token)
         return parked.stream if parked else None
 
@@ -75,15 +75,14 @@ class StreamRegistry:
         self._parked.pop(stream.resume_token, None)
         self._open[stream.stream_id] = (stream, disconnect)
 
-    def close(self, stream: CameraStream, *, park: bool) -> None:
-        """Let go of a stream; a parked one may be taken up again for a while."""
-        if self._open.get(stream.stream_id, (None,))[0] is not stream:
-            return
-        del self._open[stream.stream_id]
-        if park and self._resume_ns:
+    def park(self, stream: CameraStream) -> None:
+        """Let go of a stream that is open; its token takes it up again for a while.
+
+        One that ended well is kept like one that broke: a connection that is cut can look like either.
+        """
+        if self._open.get(stream.stream_id, (None,))[0] is stream:
+            del self._open[stream.stream_id]
             self._parked[stream.resume_token] = _Parked(stream, time.monotonic_ns() + self._resume_ns)
-        else:
-            self._ended.add(stream.ledger)
         self._forget_parked()
 
     def count(self, ledger: Ledger) -> None:
@@ -103,6 +102,6 @@ class StreamRegistry:
     def _forget_parked(self) -> None:
         now_ns = time.monotonic_ns()
         for token, parked in list(self._parked.items()):
-            if parked.until_ns < now_ns:
+            if parked.until_ns <= now_ns:
                 self._ended.add(parked.stream.ledger)
                 del self._parked[token]

@@ -1,0 +1,224 @@
+"""A stream's books: every frame answered once, in capture order, and counted in one place."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foveate.service import stream as stream_module
+from foveate.service.frame import Answer, Delivery, Frame, Verdict
+from foveate.service.job import DecodeCost, Job
+from foveate.service.ledger import Ledger
+from foveate.service.stream import CameraStream, DrainNotice
+from support.frames import MS, camera_stream, stream_options
+
+verdicts = st.sampled_from(list(Verdict))
+
+
+def frame(sequence: int, data: bytes = b"pixels", deadline_ns: int = 1 << 62) -> Frame:
+    return Frame(sequence, received_ns=1, deadline_ns=deadline_ns, data=data)
+
+
+def taken(stream: CameraStream) -> list[tuple[int, Verdict]]:
+    """All answers that are ready, in the order in which the writer gets them."""
+    answers = []
+    while (answer := stream.next_answer()) is not None:
+        answers.append((answer[0].sequence, answer[1].verdict))
+    return answers
+
+
+def counts(ledger: Ledger) -> dict[str, int]:
+    return {name: count for name, count in asdict(ledger).items() if count}
+
+
+@given(st.permutations(range(6)), st.lists(verdicts, min_size=6, max_size=6))
+def test_answers_come_in_capture_order_whatever_the_order_of_settling(order: list[int], fates: list[Verdict]) -> None:
+    stream = camera_stream()
+    jobs = [stream.receive(frame(sequence)) for sequence in range(10, 16)]
+    answered: list[tuple[int, Verdict]] = []
+    for settled, index in enumerate(order, start=1):
+        stream.settle(jobs[index], Answer(fates[index]))
+        answered += taken(stream)
+        first_open = min((i for i in range(6) if i not in order[:settled]), default=6)
+        assert len(answered) == first_open, "no answer is held back, none overtakes"
+    assert answered == [(10 + index, fate) for index, fate in enumerate(fates)]
+    assert stream.unanswered == 0
+
+
+steps = st.one_of(
+    st.tuples(st.just("receive"), st.integers(0, 12)),
+    st.tuples(st.just("settle"), st.tuples(st.integers(0, 30), verdicts)),
+    st.tuples(st.just("take"), st.none()),
+    st.tuples(st.just("abandon"), st.none()),
+)
+
+
+@given(st.lists(steps, max_size=80), st.integers(1, 6))
+def test_received_is_always_the_sum_of_the_fates(actions: list[tuple[str, object]], window: int) -> None:
+    stream = camera_stream(window=window)
+    jobs: list[Job] = []
+    delivered = 0
+    for action, detail in actions:
+        if action == "receive":
+            assert isinstance(detail, int)
+            jobs.append(stream.receive(frame(detail)))
+        elif action == "settle" and jobs:
+            assert isinstance(detail, tuple)
+            stream.settle(jobs[detail[0] % len(jobs)], Answer(detail[1]))
+        elif action == "take":
+            delivered += len(taken(stream))
+        elif action == "abandon":
+            stream.abandon()
+            assert stream.unanswered == 0
+        ledger = stream.ledger
+        answers = Counter(job.answer.verdict for job in jobs if job.answer is not None)
+        assert ledger.received == len(jobs)
+        assert {verdict: getattr(ledger, verdict.value) for verdict in answers} == answers
+        assert ledger.cancelled == sum(job.cancelled for job in jobs)
+        assert ledger.in_flight == sum(job.answer is None and not job.cancelled for job in jobs)
+        assert ledger.received == ledger.settled + ledger.in_flight
+        assert delivered + ledger.undelivered + stream.unanswered + ledger.cancelled == len(jobs)
+
+
+def test_the_second_answer_to_a_frame_is_ignored() -> None:
+    stream = camera_stream()
+    job = stream.receive(frame(1))
+    stream.settle(job, Answer(Verdict.EXPIRED))
+    stream.settle(job, Answer(Verdict.OK))
+    assert taken(stream) == [(1, Verdict.EXPIRED)]
+    stream.settle(job, Answer(Verdict.OK))
+    assert taken(stream) == []
+    assert counts(stream.ledger) == {"received": 1, "expired": 1}
+
+
+def test_an_answer_after_the_client_has_gone_is_ignored() -> None:
+    stream = camera_stream()
+    waiting, answered = stream.receive(frame(1)), stream.receive(frame(2))
+    stream.settle(answered, Answer(Verdict.OK))
+    assert stream.abandon() == [waiting]
+    stream.settle(waiting, Answer(Verdict.OK))
+    assert counts(stream.ledger) == {"received": 2, "ok": 1, "cancelled": 1, "undelivered": 1}
+    assert stream.abandon() == []
+
+
+@pytest.mark.parametrize(("second", "why"), [(7, "came twice"), (6, "goes backwards"), (0, "goes backwards")])
+def test_a_sequence_that_does_not_grow_is_rejected_in_its_place(second: int, why: str) -> None:
+    stream = camera_stream()
+    first = stream.receive(frame(7))
+    again = stream.receive(frame(second))
+    assert again.answer is not None
+    assert again.answer.verdict is Verdict.REJECTED
+    assert why in again.answer.message
+    assert "expected one above 7" in again.answer.message
+    assert taken(stream) == [], "its answer waits for that of the frame before"
+    stream.settle(first, Answer(Verdict.OK))
+    assert taken(stream) == [(7, Verdict.OK), (second, Verdict.REJECTED)]
+    assert stream.receive(frame(8)).answer is None
+
+
+def test_one_frame_over_the_window_is_rejected_until_answers_are_taken() -> None:
+    stream = camera_stream(window=2)
+    jobs = [stream.receive(frame(sequence)) for sequence in range(2)]
+    over = stream.receive(frame(2))
+    assert over.answer is not None
+    assert "its window is 2" in over.answer.message
+    for job in jobs:
+        stream.settle(job, Answer(Verdict.OK))
+    assert stream.unanswered == 3, "answers that are ready still count until the writer takes them"
+    taken(stream)
+    assert stream.receive(frame(3)).answer is None
+
+
+def test_pixels_are_let_go_of_with_the_answer() -> None:
+    stream = camera_stream()
+    stream.receive(frame(1))
+    job = stream.receive(frame(2, data=b"many pixels"))
+    stream.settle(job, Answer(Verdict.OK))
+    assert job.frame.data == b""
+
+
+def test_the_writer_is_called_when_an_answer_can_be_taken_and_not_before() -> None:
+    stream, calls = camera_stream(), []
+    stream.attach(lambda: calls.append(stream.unanswered))
+    first, second = stream.receive(frame(1)), stream.receive(frame(2))
+    stream.settle(second, Answer(Verdict.OK))
+    assert calls == []
+    stream.settle(first, Answer(Verdict.OK))
+    assert calls == [2]
+    stream.notify(DrainNotice(500))
+    assert calls == [2, 2]
+    assert stream.notices.popleft() == DrainNotice(500)
+    stream.detach()
+    stream.notify(DrainNotice(1))
+    assert calls == [2, 2]
+
+
+def test_the_last_times_of_an_answer_are_those_of_handing_it_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = camera_stream()
+    early, late, refused = (
+        stream.receive(Frame(sequence, 10 * MS, deadline_ns, b""))
+        for sequence, deadline_ns in ((1, 30 * MS), (2, 30 * MS - 1), (3, 5 * MS))
+    )
+    for job, verdict in ((early, Verdict.OK), (late, Verdict.OK), (refused, Verdict.INFEASIBLE)):
+        stream.settle(job, Answer(verdict, ready_ns=22 * MS))
+    monkeypatch.setattr(stream_module.time, "monotonic_ns", lambda: 30 * MS)
+    times = [answer[1].times for _ in range(3) if (answer := stream.next_answer()) is not None]
+    assert [(each.reply_queue, each.total) for each in times] == [(8 * MS, 20 * MS)] * 3
+    assert stream.ledger.late == 1, "a frame handed over at its deadline is on time, and only what is OK can be late"
+
+
+def test_a_successor_goes_on_under_the_same_name_numbers_and_counts() -> None:
+    before = camera_stream("door")
+    old = before.receive(frame(5))
+    after = before.successor(stream_options(budget_ms=50, priority=2, weight=4.0), window=3)
+    assert (after.stream_id, after.resume_token, after.window) == ("door", "token of door", 3)
+    assert (after.share.priority, after.share.weight) == (2, 4.0)
+    assert after.ledger is before.ledger
+    again = after.receive(frame(5))
+    assert again.answer is not None
+    assert "came twice" in again.answer.message
+    before.abandon()
+    before.settle(old, Answer(Verdict.OK))
+    assert taken(after) == [(5, Verdict.REJECTED)], "the old connection's end does not touch the successor"
+    assert counts(after.ledger) == {"received": 2, "rejected": 1, "cancelled": 1}
+
+
+def test_delivery_decides_what_may_wait() -> None:
+    assert camera_stream(delivery=Delivery.LATEST, queue_depth=5).share.queue_depth is None
+    assert camera_stream(delivery=Delivery.QUEUE, queue_depth=5).share.queue_depth == 5
+
+
+ledgers = st.builds(Ledger, **{name: st.integers(0, 1000) for name in asdict(Ledger())})
+
+
+@given(ledgers, ledgers)
+def test_ledgers_add_up_field_by_field(one: Ledger, other: Ledger) -> None:
+    total = Ledger()
+    total.add(one)
+    total.add(other)
+    assert asdict(total) == {name: count + getattr(other, name) for name, count in asdict(one).items()}
+    assert total.in_flight == one.in_flight + other.in_flight
+
+
+@pytest.mark.parametrize("verdict", list(Verdict))
+def test_each_verdict_has_its_own_count(verdict: Verdict) -> None:
+    ledger = Ledger(received=1)
+    ledger.settle(verdict)
+    assert counts(ledger) == {"received": 1, verdict.value: 1}
+    assert ledger.in_flight == 0
+
+
+@given(st.lists(st.integers(1, 10**9), min_size=40, max_size=60))
+def test_decode_cost_follows_what_is_seen_and_stays_within_it(took: list[int]) -> None:
+    cost = DecodeCost()
+    assert cost.predict_ns(1920, 1080) > 0
+    for took_ns in took:
+        cost.observe(took_ns)
+    assert min(took) - 1 <= cost.predict_ns(1920, 1080) <= max(took)
+    for _ in range(100):
+        cost.observe(5_000_000)
+    assert cost.predict_ns(8, 8) == pytest.approx(5_000_000, rel=0.01)

@@ -1,0 +1,125 @@
+"""The engine's calendar: order, room, and when the engine is predicted to be free."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foveate.service.turns import Turns
+from support.frames import MS
+
+
+def calendar(max_in_flight: int = 1) -> Turns:
+    """A calendar of which this test holds the lock, as its callers do."""
+    lock = threading.Lock()
+    lock.acquire()
+    return Turns(lock, max_in_flight)
+
+
+def test_batches_run_in_the_order_in_which_they_were_planned() -> None:
+    turns = calendar()
+    first, second = turns.take(10, 10), turns.take(10, 20)
+    assert turns.is_up(first)
+    assert not turns.is_up(second)
+    turns.begin(first, 10, 0)
+    assert not turns.is_up(second), "there is no room before the first has ended"
+    turns.end(10)
+    assert turns.is_up(second)
+
+
+def test_a_turn_that_is_passed_on_lets_the_next_one_in_and_frees_its_time() -> None:
+    turns = calendar()
+    first, second = turns.take(10 * MS, 10 * MS), turns.take(7 * MS, 17 * MS)
+    turns.pass_on(first)
+    assert turns.is_up(second)
+    assert turns.free_ns(0) == 7 * MS
+    turns.pass_on(second)
+    assert turns.free_ns(0) == 0
+
+
+def test_as_many_run_at_once_as_the_engine_takes() -> None:
+    turns = calendar(max_in_flight=2)
+    first, second, third = (turns.take(10, 10 * end) for end in (1, 2, 3))
+    turns.begin(first, 10, 0)
+    assert turns.is_up(second)
+    turns.begin(second, 10, 1)
+    assert not turns.is_up(third)
+    turns.end(11)
+    assert turns.is_up(third)
+
+
+def test_an_idle_engine_is_free_now() -> None:
+    turns = calendar()
+    assert [turns.free_ns(now_ns) for now_ns in (0, 5, 99)] == [0, 5, 99]
+
+
+def test_free_time_follows_what_is_planned_what_runs_and_what_overruns() -> None:
+    turns = calendar()
+    first = turns.take(10 * MS, 14 * MS)
+    assert turns.free_ns(0) == 14 * MS, "it is decoded for 4 ms first"
+    second = turns.take(20 * MS, 34 * MS)
+    assert turns.free_ns(0) == 34 * MS
+    turns.begin(first, 10 * MS, 2 * MS)
+    assert turns.free_ns(2 * MS) == 32 * MS, "it began earlier than planned"
+    assert turns.free_ns(30 * MS) == 50 * MS, "it overruns: what is planned comes after now"
+    turns.end(40 * MS)
+    assert turns.free_ns(40 * MS) == 60 * MS
+    turns.begin(second, 15 * MS, 41 * MS)
+    assert turns.free_ns(41 * MS) == 56 * MS, "fewer frames run than were planned"
+    turns.end(50 * MS)
+    assert turns.free_ns(50 * MS) == 50 * MS
+
+
+@given(
+    st.integers(1, 4),
+    st.lists(st.tuples(st.sampled_from(["take", "begin", "end", "pass_on"]), st.integers(1, 50)), max_size=80),
+)
+def test_any_sequence_keeps_order_room_and_time(max_in_flight: int, steps: list[tuple[str, int]]) -> None:
+    turns = calendar(max_in_flight)
+    now_ns, running, planned = 0, 0, deque[tuple[int, int]]()
+    for step, amount in steps:
+        now_ns += amount
+        up = bool(planned) and turns.is_up(planned[0][0])
+        if step == "take":
+            starts_ns = turns.free_ns(now_ns)
+            planned.append((turns.take(amount, starts_ns + amount), amount))
+        elif step == "begin" and up:
+            turns.begin(*planned.popleft(), now_ns)
+            running += 1
+        elif step == "pass_on" and up:
+            turns.pass_on(planned.popleft()[0])
+        elif step == "end" and running:
+            turns.end(now_ns)
+            running -= 1
+        assert bool(planned and turns.is_up(planned[0][0])) == bool(planned and running < max_in_flight)
+        assert not any(turns.is_up(turn) for turn, _ in list(planned)[1:])
+        assert turns.free_ns(now_ns) >= now_ns + sum(latency_ns for _, latency_ns in planned)
+        if not running and not planned:
+            assert turns.free_ns(now_ns + 1000) == now_ns + 1000
+
+
+def test_a_waiting_thread_is_woken_when_turns_change() -> None:
+    lock = threading.Lock()
+    turns = Turns(lock, 1)
+    with lock:
+        first, second = turns.take(1, 1), turns.take(1, 2)
+        turns.begin(first, 1, 0)
+    begun = threading.Event()
+
+    def run_second() -> None:
+        with lock:
+            while not turns.is_up(second):
+                turns.wait(None)
+            turns.begin(second, 1, 0)
+        begun.set()
+
+    thread = threading.Thread(target=run_second)
+    thread.start()
+    assert not begun.is_set()
+    with lock:
+        turns.end(1)
+    assert begun.wait(10)
+    thread.join()
