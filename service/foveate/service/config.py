@@ -22,6 +22,7 @@ __all__ = [
     "Limits",
     "PipelineConfig",
     "ServiceConfig",
+    "config_from_json",
     "load_config",
     "only_pipelines",
 ]
@@ -175,6 +176,26 @@ def load_config(file: Path | None = None, **flags: Any) -> ServiceConfig:
         raise ConfigError(f"{origin}: {faults}") from error
     finally:
         _FileSettings.values = None
+
+
+class _CompleteConfig(ServiceConfig):
+    """Settings that were put together elsewhere: neither file nor environment has a say any more."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+def config_from_json(text: str) -> ServiceConfig:
+    """The settings whose ``model_dump_json()`` this is, whatever the environment says here."""
+    return _CompleteConfig.model_validate_json(text)
 
 
 def only_pipelines(config: ServiceConfig, names: Sequence[str]) -> ServiceConfig:

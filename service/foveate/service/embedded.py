@@ -1,19 +1,27 @@
-"""A server of one's own, in a child process, for as long as a `with` block lasts."""
+"""A server of one's own, in a child process, for as long as a `with` block lasts.
+
+The child is this module run as a program: it takes its settings from its standard input, says where it listens, and
+stops when its standard input ends, so that it never outlives a parent that died.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
-import multiprocessing
+import os
 import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from multiprocessing.connection import Connection
+from contextlib import contextmanager, suppress
 
+from foveate.engines import errors
 from foveate.engines.errors import EngineError, FoveateError
-from foveate.service.config import ServiceConfig, load_config, only_pipelines
+from foveate.service.config import ServiceConfig, config_from_json, load_config, only_pipelines
 
-__all__ = ["embedded_server"]
+__all__ = ["embedded_server", "main"]
 
 _STOP_WITHIN_S = 15.0
 
@@ -29,43 +37,61 @@ def embedded_server(pipelines: Sequence[str] = (), config: ServiceConfig | None 
     if pipelines:
         settings = only_pipelines(settings, pipelines)
     settings = settings.model_copy(update={"listen": "127.0.0.1:0", "drain_grace_ms": 1000})
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_serve, args=(settings, theirs), name="foveate-server", daemon=True)
-    process.start()
-    theirs.close()
-    try:
-        yield _address(ours)
-    finally:
-        process.terminate()
-        process.join(_STOP_WITHIN_S)
-        if process.is_alive():
-            process.kill()
-            process.join()
-        ours.close()
+    # A session of its own, so that Ctrl-C in the terminal reaches the parent alone, which decides when to stop.
+    process = subprocess.Popen(
+        [sys.executable, "-m", __name__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with process:
+        assert process.stdin is not None
+        try:
+            with suppress(BrokenPipeError):  # it died at once; its end of output says so
+                process.stdin.write(settings.model_dump_json() + "\n")
+                process.stdin.flush()
+            yield _address(process)
+        finally:
+            process.terminate()
+            try:
+                process.wait(_STOP_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
-def _address(ready: Connection) -> str:
-    try:
-        outcome = ready.recv()
-    except EOFError as error:
-        raise EngineError("the embedded server died while it started: see its messages above") from error
-    if isinstance(outcome, FoveateError):
-        raise outcome
-    return str(outcome)
+def _address(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise EngineError("the embedded server died while it started: see its messages above")
+    outcome = json.loads(line)
+    if "error" in outcome:
+        raise getattr(errors, outcome["kind"], FoveateError)(outcome["error"])
+    return str(outcome["address"])
 
 
-def _serve(config: ServiceConfig, ready: Connection) -> None:
-    # The terminal's Ctrl-C reaches the whole process group; the parent decides when this server stops.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def main() -> None:
+    """Serve as the settings on standard input say, until it ends or SIGTERM comes."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    config = config_from_json(sys.stdin.readline())
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
     try:
-        asyncio.run(_run(config, ready))
+        asyncio.run(_run(config))
     except FoveateError as error:
-        ready.send(error)
+        print(json.dumps({"error": str(error), "kind": type(error).__name__}), flush=True)
 
 
-async def _run(config: ServiceConfig, ready: Connection) -> None:
+def _stop_with_parent() -> None:
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+async def _run(config: ServiceConfig) -> None:
     from foveate.service.server import serve  # here, so that importing this module stays light
 
-    await serve(config, lambda address, _: ready.send(address))
+    await serve(config, lambda address, _: print(json.dumps({"address": address}), flush=True))
+
+
+if __name__ == "__main__":
+    main()

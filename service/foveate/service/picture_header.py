@@ -114,7 +114,7 @@ def _jpeg_size(data: bytes | memoryview) -> tuple[int, int]:
 def _jpeg_segments(data: bytes | memoryview) -> Iterator[tuple[int, int]]:
     """The marker segments before the picture data, each with where its marker lies. Source: ITU-T T.81, B.1."""
     at = 2
-    while True:
+    for _ in range(_JPEG_MOST_MARKERS):
         if data[at] != 0xFF:
             raise BadFrame(f"broken JPEG: expected a marker at byte {at}, got {data[at]:#04x}")
         marker = data[at + 1]
@@ -128,6 +128,7 @@ def _jpeg_segments(data: bytes | memoryview) -> Iterator[tuple[int, int]]:
             yield marker, at
             (length,) = struct.unpack_from(">H", data, at + 2)
             at += 2 + length
+    raise BadFrame(f"broken JPEG: no frame header within its first {_JPEG_MOST_MARKERS} markers")
 
 
 def _png_size(data: bytes | memoryview) -> tuple[int, int]:

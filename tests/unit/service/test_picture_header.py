@@ -123,7 +123,7 @@ def test_a_real_header_with_a_few_bytes_changed_raises_nothing_but_frame_errors(
         assert height > 0
 
 
-@pytest.mark.parametrize("padding", [b"\xff", b"\xff\xd0", b"\xff\xe0\0\2", b"\xff\xe0\0\0"])
+@pytest.mark.parametrize("padding", [b"\xff", b"\xff\xd0", b"\xff\xe0\0\2"])
 def test_a_jpeg_of_padding_alone_is_given_up_soon(padding: bytes) -> None:
     """32 MB of it would hold the event loop for seconds; here the count of steps is what is bounded."""
     with pytest.raises(BadFrame, match="no frame header within its first 4096 markers"):

@@ -58,11 +58,7 @@ class Annotator:
         A frame that was not answered OK carries the last known boxes, faded, and the word for its verdict.
         """
         factor = max(1, math.ceil(_SMALLEST_WIDTH_PX / image.shape[1]))
-        canvas = np.ascontiguousarray(image)
-        if factor > 1:
-            canvas = cv2.resize(canvas, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
-        else:
-            canvas = canvas.copy()
+        canvas = _enlarged(image, factor)
         if result.verdict is Verdict.OK:
             self._last = result
             _draw_seen(canvas, result, factor)
@@ -76,6 +72,12 @@ class Annotator:
             over = canvas.copy()
             _draw_seen(over, self._last, factor)
             cv2.addWeighted(over, _FADED, canvas, 1.0 - _FADED, 0.0, dst=canvas)
+
+
+def _enlarged(image: Image, factor: int) -> Image:
+    """A copy of the picture, so many times as large."""
+    size_px = (image.shape[1] * factor, image.shape[0] * factor)
+    return np.asarray(cv2.resize(image, size_px, interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
 def _draw_seen(canvas: Image, result: Result, factor: int) -> None:
@@ -123,8 +125,7 @@ def _draw_verdict(canvas: Image, verdict: Verdict) -> None:
 
 
 def _budget_bar(width: int, result: Result) -> Image:
-    """A strip: the whole width is the budget, each stage's part of it in its colour, and the times in
-    words."""
+    """A strip: the whole width is the budget, each stage's part of it in its colour, and the times in words."""
     unit = max(1.0, width / 1280)
     bar, text = round(10 * unit), _text_height(unit)
     strip = np.full((bar + round(2.6 * text), width, 3), _GROUND, np.uint8)
@@ -133,8 +134,9 @@ def _budget_bar(width: int, result: Result) -> Image:
     whole_ms = max(result.budget_ms, spent_ms) or 1.0
     left_ms = 0.0
     for stage in STAGES:
-        right_ms = left_ms + stage.duration_ms(result) strip[:bar, round(left_ms / whole_ms * width) :
-        round(right_ms / whole_ms * width)] = _bgr(stage.colour) left_ms = right_ms
+        right_ms = left_ms + stage.duration_ms(result)
+        strip[:bar, round(left_ms / whole_ms * width) : round(right_ms / whole_ms * width)] = _bgr(stage.colour)
+        left_ms = right_ms
     if spent_ms > result.budget_ms > 0:
         strip[:bar, round(result.budget_ms / whole_ms * width) :] = _bgr(VERDICT_COLOURS[Verdict.FAILED])
     _write_times(strip, result, spent_ms, bar + round(1.75 * text), unit)
@@ -159,8 +161,7 @@ def _write_times(strip: Image, result: Result, spent_ms: float, baseline: int, u
 def _tag(
     canvas: Image, text: str, corner: tuple[int, int], colour: Colour, unit: float, *, above: bool = False
 ) -> None:
-    """Text on a ground of its colour with its top left at `corner`, or on top of it, kept inside the
-    picture."""
+    """Text on a ground of its colour with its top left at `corner`, or on top of it, kept inside the picture."""
     height, pad = _text_height(unit), round(5 * unit)
     width = _text_width(text, unit) + 2 * pad
     tall = height + 2 * pad
@@ -185,7 +186,8 @@ def _text_height(unit: float) -> int:
 
 def _unit(canvas: Image) -> float:
     """The scale of lines and text: 1 for a picture of 720 lines, growing with larger ones."""
-    return max(1.0, min(canvas.shape[0] / 720, canvas.shape[1] / 1280))
+    height, width = canvas.shape[:2]
+    return float(max(1.0, min(height / 720, width / 1280)))
 
 
 def _ink_on(colour: Colour) -> Colour:

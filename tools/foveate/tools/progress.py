@@ -27,9 +27,13 @@ class StreamProgress:
         self, tally: Tally, count: int | None, console: Console, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """`count` is how many frames there will be, where that is known."""
-        self._tally = tally self._count = count self._console = console self._clock = clock self._live =
-        Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
-        self._every_s = _TERMINAL_EVERY_S if self._live else _PLAIN_EVERY_S self._shown_at = clock()
+        self._tally = tally
+        self._count = count
+        self._console = console
+        self._clock = clock
+        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        self._every_s = _TERMINAL_EVERY_S if self._live else _PLAIN_EVERY_S
+        self._shown_at = clock()
 
     def update(self) -> None:
         """Show the tally, if the last time is long enough ago."""

@@ -13,8 +13,7 @@ __all__ = ["record_from_result"]
 
 
 def record_from_result(result: Result) -> dict[str, Any]:
-    """What a result says, in JSON's types. Boxes are x1, y1, x2, y2 in pixels of the frame; times are in
-    ms."""
+    """What a result says, in JSON's types. Boxes are x1, y1, x2, y2 in pixels of the frame; times are in ms."""
     return {
         "sequence": result.sequence,
         "verdict": result.verdict.value,

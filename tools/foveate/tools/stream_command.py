@@ -14,20 +14,19 @@ __all__ = ["stream"]
 
 @failing_softly()
 def stream(
-    source: Annotated[str, typer.Argument(help="A video, a picture, a folder of pictures, or a camera's
-    index.")], server: Annotated[
+    source: Annotated[str, typer.Argument(help="A video, a picture, a folder of pictures, or a camera's index.")],
+    server: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="The server.", show_default="one of its own")
     ] = None,
     pipeline: Annotated[
         str, typer.Option(metavar="NAME", help="Which pipeline answers.", show_default="the server's first")
     ] = "",
     budget_ms: Annotated[
-        int | None, typer.Option(min=1, metavar="MS", help="Capture to answer.", show_default="the server's;
-        pictures: 10000"),
+        int | None,
+        typer.Option(min=1, metavar="MS", help="Capture to answer.", show_default="the server's; pictures: 10000"),
     ] = None,
     fps: Annotated[
-        float | None, typer.Option(min=0.01, help="Frames per second to send.", show_default="the source's
-        own")
+        float | None, typer.Option(min=0.01, help="Frames per second to send.", show_default="the source's own")
     ] = None,
     delivery: Annotated[
         Literal["latest", "queue"] | None,
@@ -50,8 +49,8 @@ def stream(
 ) -> None:
     """Stream a source to a server, show what becomes of its frames, and sum up.
 
-    Videos are sent at their own frame rate, as a camera would send them; pictures one after the other.
-    Without --server, one is started for as long as the stream lasts.
+    Videos are sent at their own frame rate, as a camera would send them; pictures one after the other. Without
+    --server, one is started for as long as the stream lasts.
     """
     from contextlib import ExitStack
 

@@ -1,5 +1,4 @@
-"""A whole streaming session at the command line: progress while it runs, files as it goes, a summary at its
-end."""
+"""A whole streaming session at the command line: progress while it runs, files as it goes, a summary at its end."""
 
 from __future__ import annotations
 

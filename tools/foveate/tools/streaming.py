@@ -87,7 +87,7 @@ class StreamRun:
         return settings
 
     def _frames(self) -> Iterator[Frame]:
-        pictures = itertools.islice(self._pictures(), self._plan.max_frames)
+        pictures: Iterator[Image | bytes] = itertools.islice(self._pictures(), self._plan.max_frames)
         if self.fps is not None and not self._source.keeps_time:
             pictures = paced(pictures, self.fps, self._stop)
         for picture in pictures:

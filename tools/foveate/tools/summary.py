@@ -111,11 +111,14 @@ class Tally:
 
 def summary_table(summary: Summary) -> RenderableType:
     """The summary as two tables for a terminal."""
-    frames = Table(box=None, show_header=False, padding=(0, 2, 0, 0)) frames.add_column(style="bold")
-    frames.add_column(justify="right") frames.add_column(style="dim") frames.add_row("offered",
-    str(summary.offered), "frames") frames.add_row("answered", str(summary.answered), "by the server, with
-    whatever verdict") frames.add_row("on time", f"{summary.on_time_share:.1%}", f"{summary.on_time}
-    answered OK within the budget") for verdict, count in summary.verdicts.items():
+    frames = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    frames.add_column(style="bold")
+    frames.add_column(justify="right")
+    frames.add_column(style="dim")
+    frames.add_row("offered", str(summary.offered), "frames")
+    frames.add_row("answered", str(summary.answered), "by the server, with whatever verdict")
+    frames.add_row("on time", f"{summary.on_time_share:.1%}", f"{summary.on_time} answered OK within the budget")
+    for verdict, count in summary.verdicts.items():
         frames.add_row(Text(f"  {verdict.replace('_', ' ')}", VERDICT_COLOURS[verdict]), str(count), "")
     if summary.total is None or summary.round_trip is None:
         return frames
@@ -124,8 +127,7 @@ def summary_table(summary: Summary) -> RenderableType:
     times.add_column("p50", justify="right")
     times.add_column("p99", justify="right")
     for stage in summary.stages:
-        times.add_row(Text(f"  {stage.label}", stage.colour), *_cells(stage.times), Text(stage.meaning,
-        "dim"))
+        times.add_row(Text(f"  {stage.label}", stage.colour), *_cells(stage.times), Text(stage.meaning, "dim"))
     times.add_row(Text("total", "bold"), *_cells(summary.total), Text("captured until answered", "dim"))
     times.add_row(Text("round trip", "bold"), *_cells(summary.round_trip), Text("sent until received", "dim"))
     return Group(frames, "", times)

@@ -124,8 +124,7 @@ def open_source(text: str) -> VideoSource:
 
 
 def paced(pictures: Iterable[_T], fps: float, stop: threading.Event) -> Iterator[_T]:
-    """The same pictures at a camera's rhythm, until `stop` is set. Late ones come at once; none is left
-    out."""
+    """The same pictures at a camera's rhythm, until `stop` is set. Late ones come at once; none is left out."""
     started = time.monotonic()
     for number, picture in enumerate(pictures):
         wait_s = started + number / fps - time.monotonic()

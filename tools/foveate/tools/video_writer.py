@@ -86,8 +86,7 @@ def _fitted(image: Image, size_px: tuple[int, int]) -> Image:
 
 @contextmanager
 def _without_native_stderr() -> Iterator[None]:
-    """FFmpeg prints a line for each .webm file that is in order, and its errors become ours; so it is not
-    heard."""
+    """FFmpeg prints a line for each .webm file that is in order, and its errors become ours; so it is not heard."""
     kept = os.dup(2)
     silence = os.open(os.devnull, os.O_WRONLY)
     try:

@@ -1,0 +1,57 @@
+"""A server in a child process: it takes the caller's settings whole, says why it cannot start, and never lingers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import grpc
+import pytest
+
+from foveate.engines.errors import ConfigError, ModelError
+from foveate.models.package import import_file, load_package
+from foveate.models.store import ModelStore
+from foveate.service.config import PipelineConfig, load_config, only_pipelines
+from foveate.service.embedded import embedded_server
+from support.shared_models import centerface
+
+
+def test_it_says_why_it_cannot_start(tmp_path: Path) -> None:
+    config = load_config(model_store=tmp_path, fetch=False)
+    with pytest.raises(ModelError, match="foveate models fetch centerface"), embedded_server(config=config):
+        pass
+
+
+def test_an_unknown_pipeline_is_said_before_anything_starts() -> None:
+    with pytest.raises(ConfigError, match="expected one of faces, objects, imagenet"), embedded_server(["cats"]):
+        pass
+
+
+def test_the_callers_settings_hold_whatever_the_environment_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(model_store=tmp_path, fetch=False, pipelines={"mine": PipelineConfig(model="centerface")})
+    monkeypatch.setenv("FOVEATE_PIPELINES__OTHER__MODEL", "nonsense")
+    monkeypatch.setenv("FOVEATE_FETCH", "true")
+    with pytest.raises(ModelError, match="centerface"), embedded_server(config=config):
+        pass
+
+
+@pytest.mark.network
+def test_it_ends_when_its_parent_dies(tmp_path: Path) -> None:
+    """A parent that is killed can clean up nothing; all that the child notices is the end of its input."""
+    import_file(load_package("centerface"), ModelStore(tmp_path), centerface())
+    config = load_config(model_store=tmp_path, listen="127.0.0.1:0", drain_grace_ms=0)
+    arguments = [sys.executable, "-m", "foveate.service.embedded"]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        server.stdin.write(only_pipelines(config, ["faces"]).model_dump_json() + "\n")
+        server.stdin.flush()
+        address = json.loads(server.stdout.readline())["address"]
+        with grpc.insecure_channel(address) as channel:
+            grpc.channel_ready_future(channel).result(10)
+        server.stdin.close()
+        assert server.wait(20) == 0
