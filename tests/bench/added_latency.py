@@ -30,7 +30,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from foveate.tools.demo_video import demo_video
+from foveate.tools.demo_video import demo_video_path
 
 from foveate.client import Client, Frame, Result, Verdict
 from foveate.engines.onnx_runtime import OnnxRuntimeEngine
@@ -45,7 +45,7 @@ _BARE_RUNS = 60
 def main() -> None:
     """Measure, and print one JSON object."""
     asked = _arguments()
-    video = asked.video or demo_video(ModelStore())
+    video = asked.video or demo_video_path()
     pictures = _pictures(video, asked.quality)
     model = prepare(load_package(DEFAULT_PIPELINES[asked.pipeline].model), ModelStore())
     before = _bare_engine_ms(model)

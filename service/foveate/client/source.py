@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
+import queue
 import threading
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable
-from contextlib import suppress
+from dataclasses import dataclass
 
 from foveate.client.frame import FrameLike
 
@@ -17,8 +17,6 @@ Frames = AsyncIterable[FrameLike] | Iterable[FrameLike]
 
 Offer = Callable[[FrameLike], Coroutine[None, None, bool]]
 """Takes one frame, waiting for room; False says that the stream has ended and takes no more."""
-
-_POLL_S = 1.0
 
 
 async def read_frames(frames: Frames, offer: Offer) -> None:
@@ -45,54 +43,73 @@ async def _read_async(frames: AsyncIterable[FrameLike], offer: Offer) -> None:
 
 
 async def _read_in_thread(frames: Iterable[FrameLike], offer: Offer) -> None:
-    loop = asyncio.get_running_loop()
-    ended: asyncio.Future[Exception | None] = loop.create_future()
-
-    def tell(error: Exception | None) -> None:
-        if not ended.done():
-            ended.set_result(error)
-
-    def read() -> None:
-        error = _read_blocking(frames, lambda frame: _offer_from_thread(offer, frame, loop))
-        with suppress(RuntimeError):  # the loop may have been closed while the source blocked
-            loop.call_soon_threadsafe(tell, error)
-
+    hand_over = _HandOver(asyncio.get_running_loop())
     # A daemon, because a source that blocks in a camera driver cannot be interrupted.
-    threading.Thread(target=read, name="foveate-frames", daemon=True).start()
-    error = await ended
-    if error is not None:
-        raise error
-
-
-def _read_blocking(frames: Iterable[FrameLike], offer: Callable[[FrameLike], bool]) -> Exception | None:
+    threading.Thread(target=hand_over.read, args=(frames,), name="foveate-frames", daemon=True).start()
     try:
-        iterator = iter(frames)
-        try:
-            for frame in iterator:
-                if not offer(frame):
-                    break
-        finally:
-            close: Callable[[], None] | None = getattr(iterator, "close", None)
-            if close is not None:
-                close()
-    except Exception as error:  # noqa: BLE001 - carried over to the loop, which raises it to the caller
-        return error
-    return None
+        while not isinstance(arrived := await hand_over.next(), _End):
+            hand_over.taken(await offer(arrived))
+        if arrived.error is not None:
+            raise arrived.error
+    finally:
+        hand_over.close()
 
 
-def _offer_from_thread(offer: Offer, frame: FrameLike, loop: asyncio.AbstractEventLoop) -> bool:
-    """Offer a frame from outside the loop, waiting for room; False once the stream or its loop has ended."""
-    coroutine = offer(frame)
-    try:
-        taken = asyncio.run_coroutine_threadsafe(coroutine, loop)
-    except RuntimeError:
-        coroutine.close()
-        return False
-    while not loop.is_closed():
+@dataclass(frozen=True, slots=True)
+class _End:
+    """The source has ended."""
+
+    error: Exception | None
+    """What it raised instead of ending in good order."""
+
+
+class _HandOver:
+    """Brings frames from a thread into the loop, one at a time: the thread waits until each is taken.
+
+    Only plain callbacks cross over, so that nothing is left behind in a loop that ends meanwhile.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._arrived: asyncio.Queue[FrameLike | _End] = asyncio.Queue()
+        self._taken: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._closed = threading.Event()
+
+    async def next(self) -> FrameLike | _End:
+        """In the loop: the next frame, or the end after the last."""
+        return await self._arrived.get()
+
+    def taken(self, more: bool) -> None:
+        """In the loop: the frame was dealt with; whether the thread may bring another."""
+        self._taken.put(more)
+
+    def close(self) -> None:
+        """In the loop: no frame will be taken any more."""
+        self._closed.set()
+        self._taken.put(False)
+
+    def read(self, frames: Iterable[FrameLike]) -> None:
+        """In the thread: bring all frames, then the end."""
+        end: Exception | None = None
         try:
-            return taken.result(timeout=_POLL_S)
-        except concurrent.futures.CancelledError:
+            iterator = iter(frames)
+            try:
+                for frame in iterator:
+                    if not (self._post(frame) and self._taken.get()):
+                        break
+            finally:
+                close: Callable[[], None] | None = getattr(iterator, "close", None)
+                if close is not None:
+                    close()
+        except Exception as error:  # noqa: BLE001 - carried into the loop, where it is raised to the caller
+            end = error
+        self._post(_End(end))
+
+    def _post(self, arrived: FrameLike | _End) -> bool:
+        if self._closed.is_set():
             return False
-        except TimeoutError:
-            continue  # no room yet; a loop that was closed right after it took the call would never answer
-    return False
+        try:
+            self._loop.call_soon_threadsafe(self._arrived.put_nowait, arrived)
+        except RuntimeError:  # the loop was closed while the source blocked
+            return False
+        return True

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foveate.service import stream as stream_module
 from foveate.service.frame import Answer, Delivery, Frame, Verdict
 from foveate.service.job import DecodeCost, Job
 from foveate.service.ledger import Ledger
@@ -165,7 +165,7 @@ def test_the_last_times_of_an_answer_are_those_of_handing_it_over(monkeypatch: p
     )
     for job, verdict in ((early, Verdict.OK), (late, Verdict.OK), (refused, Verdict.INFEASIBLE)):
         stream.settle(job, Answer(verdict, ready_ns=22 * MS))
-    monkeypatch.setattr(stream_module.time, "monotonic_ns", lambda: 30 * MS)
+    monkeypatch.setattr("foveate.service.stream.time", SimpleNamespace(monotonic_ns=lambda: 30 * MS))
     times = [answer[1].times for _ in range(3) if (answer := stream.next_answer()) is not None]
     assert [(each.reply_queue, each.total) for each in times] == [(8 * MS, 20 * MS)] * 3
     assert stream.ledger.late == 1, "a frame handed over at its deadline is on time, and only what is OK can be late"

@@ -125,7 +125,7 @@ def test_planning_waits_until_the_batch_must_be_prepared() -> None:
     plan = engine.plan(0, 50 * MS)
     assert plan.batch == ()
     assert plan.wake_at_ns == pytest.approx((50 - 10 - 0.5) * MS), "one decoder takes 4 + 6 ms; planning 0.5 ms"
-    assert engine.plan(plan.wake_at_ns, 50 * MS).batch == ("a", "b")
+    assert engine.plan(int((50 - 10 - 0.5) * MS), 50 * MS).batch == ("a", "b")
 
 
 def test_decoders_side_by_side_shorten_the_preparation() -> None:

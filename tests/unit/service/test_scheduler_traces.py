@@ -245,7 +245,7 @@ def test_a_batch_holds_the_first_by_class_then_deadline(frames: list[tuple[int, 
     keys = [(priority, budget_ms * MS, index) for index, (priority, budget_ms) in enumerate(frames)]
     for key in keys:
         scheduler.arrive(Waiting(key, StreamShare(key[0]), key[1]), 0, 0)
-    taken = []
+    taken: list[tuple[int, int, int]] = []
     while batch := scheduler.plan(0, 0).batch:
         assert len(batch) == min(max_batch, len(keys) - len(taken))
         taken += batch

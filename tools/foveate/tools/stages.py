@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from foveate.client import Result, Verdict
 
-__all__ = ["STAGES", "VERDICT_COLOURS", "Stage"]
+__all__ = ["STAGES", "VERDICT_COLOURS"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ from foveate.tools.progress import StreamProgress
 from foveate.tools.result_record import record_from_result
 from foveate.tools.streaming import StreamPlan, StreamRun, connected, interrupts_set
 from foveate.tools.summary import Summary, Tally, summary_table
+from foveate.tools.video_sink import VideoWriter
 from foveate.tools.video_source import VideoSource
-from foveate.tools.video_writer import VideoWriter
 
 __all__ = ["Sink", "json_lines", "run_session", "video_file"]
 

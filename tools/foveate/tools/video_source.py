@@ -15,7 +15,17 @@ from numpy.typing import NDArray
 
 from foveate.engines.errors import ConfigError
 
-__all__ = ["Camera", "Image", "PictureFiles", "VideoFile", "VideoSource", "encoded", "open_source", "paced"]
+__all__ = [
+    "Camera",
+    "Image",
+    "PictureFiles",
+    "VideoFile",
+    "VideoSource",
+    "encoded",
+    "open_source",
+    "open_video",
+    "paced",
+]
 
 Image = NDArray[np.uint8]
 """Shapes: (H, W, 3) uint8 BGR."""
@@ -53,14 +63,11 @@ class VideoSource(Protocol):
 class VideoFile:
     """The frames of a video."""
 
+    name: str
     path: Path
     fps: float | None
     count: int | None
     keeps_time: bool = False
-
-    @property
-    def name(self) -> str:
-        return self.path.name
 
     def __iter__(self) -> Iterator[Image]:
         yield from _read(cv2.VideoCapture(str(self.path)), f"the video {self.path}")
@@ -120,7 +127,19 @@ def open_source(text: str) -> VideoSource:
         )
     if path.suffix.lower() in PICTURE_SUFFIXES:
         return PictureFiles(path.name, (path,))
-    return _open_video(path)
+    return open_video(path, path.name)
+
+
+def open_video(path: Path, name: str) -> VideoFile:
+    """A video file under a name for people. Raises: ConfigError if OpenCV cannot read it."""
+    capture = cv2.VideoCapture(str(path))
+    try:
+        if not capture.isOpened():
+            raise ConfigError(f"{path} is no video that OpenCV can read")
+        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        return VideoFile(name, path, _fps(capture), count if count > 0 else None)
+    finally:
+        capture.release()
 
 
 def paced(pictures: Iterable[_T], fps: float, stop: threading.Event) -> Iterator[_T]:
@@ -158,17 +177,6 @@ def _open_folder(folder: Path) -> PictureFiles:
     if not paths:
         raise ConfigError(f"no pictures in {folder}: expected {', '.join(sorted(PICTURE_SUFFIXES))} files")
     return PictureFiles(folder.name, paths)
-
-
-def _open_video(path: Path) -> VideoFile:
-    capture = cv2.VideoCapture(str(path))
-    try:
-        if not capture.isOpened():
-            raise ConfigError(f"{path} is no video that OpenCV can read")
-        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        return VideoFile(path, _fps(capture), count if count > 0 else None)
-    finally:
-        capture.release()
 
 
 def _fps(capture: cv2.VideoCapture) -> float:

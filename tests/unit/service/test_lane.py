@@ -1,0 +1,449 @@
+"""A lane over a fake engine: every frame gets its own answer, whatever fails beside it.
+
+The engine answers the mean colour of each row, and every frame is painted in a colour of its own, so an answer
+that reaches the wrong frame shows. Nothing here waits for a time: gates hold batches, and conditions tell.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from foveate.engines.contract import TensorSpec
+from foveate.engines.fake import FakeEngine, Gate
+from foveate.models.geometry import Placement
+from foveate.models.outputs import DecodeOptions, Embedding, Output
+from foveate.models.package import PreparedModel
+from foveate.service import lane as lane_module
+from foveate.service import shared_memory
+from foveate.service.admission import admit_frame
+from foveate.service.config import Limits
+from foveate.service.decode import Decoded, decode_into
+from foveate.service.frame import Answer, Delivery, Frame, PixelFormat, SharedMemoryRef, Verdict
+from foveate.service.job import Job
+from foveate.service.lane import Answered, Lane
+from foveate.service.stream import CameraStream
+from support.frames import MS, camera_stream, colour_model, encoded, latency_model, nv12, plain
+
+WITHIN_S = 20.0
+LONG_MS = 60_000.0
+Colour = tuple[int, int, int]
+
+
+def mean_colours(inputs: Mapping[str, NDArray[Any]], batch: int) -> dict[str, NDArray[Any]]:
+    (pixels,) = inputs.values()
+    return {"embedding": pixels.astype(np.float32).mean(axis=(1, 2))}
+
+
+def colour_engine(**wishes: Any) -> FakeEngine:
+    outputs = (TensorSpec("embedding", np.dtype(np.float32), (3,)),)
+    engine = FakeEngine("colour", input_shape=(24, 32, 3), outputs=outputs, compute=mean_colours, **wishes)
+    engine.load()
+    return engine
+
+
+class Decoding:
+    """Stands before the decoder: counts the frames that come, and breaks where it is told to."""
+
+    def __init__(self) -> None:
+        self.crash_on: Callable[[bytes], bool] = lambda data: False
+        self._decode_into = decode_into
+        self._count = 0
+        self._came = threading.Condition()
+
+    def __call__(self, row: Any, data: bytes, *arguments: Any) -> Decoded:
+        with self._came:
+            self._count += 1
+            self._came.notify_all()
+        if self.crash_on(data):
+            raise ZeroDivisionError("a fault of the decoder")
+        return self._decode_into(row, data, *arguments)
+
+    def wait_for(self, count: int) -> None:
+        with self._came:
+            assert self._came.wait_for(lambda: self._count >= count, WITHIN_S), f"{self._count} of {count} frames"
+
+
+class Workplace:
+    """A lane, its engine, and all answers that came out of it."""
+
+    def __init__(self, engine: FakeEngine, decoding: Decoding, **wishes: Any) -> None:
+        self.engine, self.decoding = engine, decoding
+        self.jobs: list[Job] = []
+        self._answers: list[Answered] = []
+        self._changed = threading.Condition()
+        model = wishes.pop("model", None) or colour_model(32, 24)
+        self.lane = Lane(engine, model, latency_model(lambda batch: MS), self._take, **wishes)
+
+    def send(
+        self, data: bytes | SharedMemoryRef, stream: CameraStream | None = None, budget_ms: float = LONG_MS
+    ) -> Job:
+        """Send one frame, as a stream of its own where none is named."""
+        stream = stream or camera_stream(window=1000)
+        now_ns = time.monotonic_ns()
+        job = stream.receive(Frame(len(self.jobs), now_ns, now_ns + int(budget_ms * MS), data))
+        refusal = admit_frame(job, Limits(), shared_memory=True)
+        self.jobs.append(job)
+        self._take([(job, refusal)] if refusal else self.lane.submit(job))
+        return job
+
+    def answers(self, count: int | None = None) -> dict[Job, Answer]:
+        """The answers by frame, once there are as many; by default one for each frame that was sent."""
+        expected = len(self.jobs) if count is None else count
+        with self._changed:
+            came = self._changed.wait_for(lambda: len(self._answers) >= expected, WITHIN_S)
+            assert came, f"{len(self._answers)} of {expected} answers"
+            by_job = dict(self._answers)
+            assert len(by_job) == len(self._answers), "a frame was answered twice"
+            return by_job
+
+    def occupy(self) -> None:
+        """Let one batch stand in the engine and one behind it, so that what comes now is planned together."""
+        assert isinstance(self.engine.gate, Gate)
+        self.send(png((0, 0, 0)))
+        self.engine.gate.wait_for_held(1)
+        self.send(png((0, 0, 0)))
+        self.decoding.wait_for(2)
+
+    def _take(self, answers: Sequence[Answered]) -> None:
+        with self._changed:
+            self._answers += answers
+            self._changed.notify_all()
+
+
+@pytest.fixture
+def decoding(monkeypatch: pytest.MonkeyPatch) -> Decoding:
+    spy = Decoding()
+    monkeypatch.setattr(lane_module, "decode_into", spy)
+    return spy
+
+
+@pytest.fixture
+def workplace(decoding: Decoding) -> Iterator[Callable[..., Workplace]]:
+    """Makes lanes that are closed when the test ends, with their gates opened first."""
+    made: list[Workplace] = []
+
+    def make(engine: FakeEngine, **wishes: Any) -> Workplace:
+        made.append(Workplace(engine, decoding, **wishes))
+        return made[-1]
+
+    yield make
+    for each in made:
+        if each.engine.gate is not None:
+            each.engine.gate.set()
+        each.lane.close()
+
+
+def png(colour: Colour, width: int = 48, height: int = 32) -> bytes:
+    return encoded(plain(colour, width, height), PixelFormat.PNG)
+
+
+def seen(answer: Answer) -> Colour:
+    """The colour that an answer is about."""
+    assert answer.verdict is Verdict.OK, answer.message
+    assert isinstance(answer.output, Embedding)
+    red, green, blue = (round(value) for value in answer.output.vector.tolist())
+    return red, green, blue
+
+
+def random_colours(rng: np.random.Generator, count: int) -> list[Colour]:
+    """Colours that differ, in random order."""
+    codes = rng.choice(256**3, count, replace=False)
+    return [(int(code) >> 16, int(code) >> 8 & 255, int(code) & 255) for code in codes]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_frame_gets_the_answer_to_its_own_pixels(seed: int, workplace: Callable[..., Workplace]) -> None:
+    rng = np.random.default_rng(seed)
+    max_batch, slots, decoders = int(rng.integers(1, 9)), int(rng.integers(2, 5)), int(rng.integers(1, 4))
+    place = workplace(colour_engine(max_batch=max_batch), slots=slots, decoders=decoders)
+    queue = {"delivery": Delivery.QUEUE, "queue_depth": 500}
+    streams = [
+        *(camera_stream(f"png {index}", window=500, **queue) for index in range(3)),
+        camera_stream("raw", window=500, format=PixelFormat.RAW_BGR, width=48, height=32, **queue),
+        camera_stream("nv12", window=500, format=PixelFormat.RAW_NV12, width=48, height=32, **queue),
+    ]
+    expected = {}
+    for colour in random_colours(rng, 80):
+        stream = streams[int(rng.integers(len(streams)))]
+        picture = plain(colour) if stream.options.format.raw else plain(colour, *rng.integers(1, 90, 2).tolist())
+        kind = stream.options.format
+        data = nv12(picture) if kind is PixelFormat.RAW_NV12 else encoded(picture, PixelFormat.PNG)
+        if kind is PixelFormat.RAW_BGR:
+            data = picture[..., ::-1].tobytes()
+        expected[place.send(data, stream)] = colour
+    for job, answer in place.answers().items():
+        off = 4 if job.format is PixelFormat.RAW_NV12 else 0
+        assert np.abs(np.subtract(seen(answer), expected[job])).max() <= off
+        assert (answer.frame_width, answer.frame_height) == (job.width, job.height)
+        assert 1 <= answer.batch_size <= max_batch
+        assert answer.engine == "colour/fake/fp32/cpu"
+
+
+def test_frames_of_many_threads_get_their_own_answers(workplace: Callable[..., Workplace]) -> None:
+    place = workplace(colour_engine(max_batch=6))
+    colours = random_colours(np.random.default_rng(9), 60)
+    answered: dict[Job, Colour] = {}
+
+    def camera(mine: list[Colour]) -> None:
+        for colour in mine:
+            answered[place.send(png(colour))] = colour
+
+    threads = [threading.Thread(target=camera, args=(colours[start::4],)) for start in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {job: seen(answer) for job, answer in place.answers(60).items()} == answered
+
+
+def test_the_next_batch_is_decoded_while_one_runs(workplace: Callable[..., Workplace], decoding: Decoding) -> None:
+    gate = Gate()
+    place = workplace(colour_engine(gate=gate))
+    place.send(png((1, 2, 3)))
+    gate.wait_for_held(1)
+    place.send(png((4, 5, 6)))
+    decoding.wait_for(2)
+    assert place.answers(0) == {}, "the first batch is still in the engine"
+    gate.set()
+    assert [seen(answer) for answer in place.answers().values()] == [(1, 2, 3), (4, 5, 6)]
+
+
+def test_as_many_batches_run_at_once_as_the_engine_takes(workplace: Callable[..., Workplace]) -> None:
+    gate = Gate()
+    place = workplace(colour_engine(gate=gate, max_in_flight=2), slots=4)
+    first = place.send(png((1, 2, 3)))
+    gate.wait_for_held(1)
+    second = place.send(png((4, 5, 6)))
+    gate.wait_for_held(2)
+    gate.set()
+    answers = place.answers()
+    assert (seen(answers[first]), seen(answers[second])) == ((1, 2, 3), (4, 5, 6))
+
+
+def test_what_has_come_meanwhile_runs_as_one_batch(workplace: Callable[..., Workplace]) -> None:
+    gate = Gate()
+    place = workplace(colour_engine(gate=gate), slots=2)
+    place.occupy()
+    colours = random_colours(np.random.default_rng(1), 5)
+    jobs = [place.send(png(colour)) for colour in colours]
+    assert place.lane.statistics().waiting == 5
+    gate.set()
+    answers = place.answers()
+    assert [seen(answers[job]) for job in jobs] == colours
+    assert {answers[job].batch_size for job in jobs} == {5}
+
+
+@pytest.mark.parametrize("bad", [(0,), (1,), (4,), (0, 1), (1, 3), (0, 2, 4), (0, 1, 2, 3), (0, 1, 2, 3, 4)])
+@pytest.mark.parametrize("fault", ["broken bytes", "crash of the decoder"])
+def test_a_frame_that_cannot_be_decoded_leaves_the_others_of_its_batch_right(
+    bad: tuple[int, ...],
+    fault: str,
+    workplace: Callable[..., Workplace],
+    decoding: Decoding,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    gate = Gate()
+    place = workplace(colour_engine(gate=gate), slots=2)
+    place.occupy()
+    colours = random_colours(np.random.default_rng(sum(bad)), 5)
+    pictures = [png(colour) for colour in colours]
+    if fault == "broken bytes":
+        pictures = [data[:40] if index in bad else data for index, data in enumerate(pictures)]
+    else:
+        crashing = {pictures[index] for index in bad}
+        decoding.crash_on = lambda data: data in crashing
+    jobs = [place.send(data) for data in pictures]
+    gate.set()
+    answers = place.answers()
+    for index, job in enumerate(jobs):
+        if index not in bad:
+            assert seen(answers[job]) == colours[index]
+            assert answers[job].batch_size == 5 - len(bad)
+        elif fault == "broken bytes":
+            assert answers[job].verdict is Verdict.BAD_FRAME
+            assert "cut off or corrupt" in answers[job].message
+        else:
+            assert answers[job].verdict is Verdict.FAILED
+            assert answers[job].message == "the decoder failed: ZeroDivisionError"
+    after = place.send(png((9, 8, 7)))
+    assert seen(place.answers()[after]) == (9, 8, 7)
+    capfd.readouterr()
+
+
+def test_a_batch_that_fails_is_answered_and_the_lane_serves_on(workplace: Callable[..., Workplace]) -> None:
+    gate, failures = Gate(), [None, None, RuntimeError("out of memory")]
+    engine = colour_engine(gate=gate, fail_when=lambda slot, batch: failures.pop(0) if failures else None)
+    place = workplace(engine, slots=2)
+    place.occupy()
+    doomed = [place.send(png(colour)) for colour in random_colours(np.random.default_rng(2), 3)]
+    gate.set()
+    answers = place.answers()
+    for job in doomed:
+        assert answers[job].verdict is Verdict.FAILED
+        assert "out of memory" in answers[job].message
+        assert answers[job].batch_size == 3
+        assert answers[job].engine == "colour/fake/fp32/cpu"
+    after = place.send(png((9, 8, 7)))
+    assert seen(place.answers()[after]) == (9, 8, 7)
+    assert place.lane.statistics().frames == 3, "what failed was not inferred"
+
+
+class FussyModel(PreparedModel):
+    """Cannot make sense of a red frame."""
+
+    def decode(self, outputs: Mapping[str, NDArray[Any]], placement: Placement, options: DecodeOptions) -> Output:
+        if outputs["embedding"][0] == 255:
+            raise IndexError("no such class")
+        return super().decode(outputs, placement, options)
+
+
+def test_outputs_that_cannot_be_understood_fail_their_frame_alone(workplace: Callable[..., Workplace]) -> None:
+    gate, model = Gate(), colour_model(32, 24)
+    fussy = FussyModel(model.manifest, model.labels, model.onnx_path, model.key)
+    place = workplace(colour_engine(gate=gate), slots=2, model=fussy)
+    place.occupy()
+    jobs = [place.send(png(colour)) for colour in ((1, 1, 1), (255, 0, 0), (2, 2, 2))]
+    gate.set()
+    answers = place.answers()
+    assert answers[jobs[1]].verdict is Verdict.FAILED
+    assert answers[jobs[1]].message == "post-processing failed: IndexError"
+    assert (seen(answers[jobs[0]]), seen(answers[jobs[2]])) == ((1, 1, 1), (2, 2, 2))
+
+
+def test_a_frame_without_time_is_answered_by_submit_itself(workplace: Callable[..., Workplace]) -> None:
+    place = workplace(colour_engine())
+    job = place.send(png((1, 2, 3)), budget_ms=0)
+    answer = place.answers(1)[job]
+    assert answer.verdict is Verdict.INFEASIBLE
+    assert (answer.frame_width, answer.frame_height, answer.batch_size) == (48, 32, 0)
+    assert answer.ready_ns > 0
+    assert place.lane.statistics().batches == 0
+
+
+def test_frames_behind_a_stuck_engine_expire_while_it_is_stuck(workplace: Callable[..., Workplace]) -> None:
+    gate = Gate()
+    place = workplace(colour_engine(gate=gate), slots=2)
+    stuck = place.send(png((1, 2, 3)))
+    gate.wait_for_held(1)
+    planned = place.send(png((4, 5, 6)), budget_ms=400)
+    place.decoding.wait_for(2)
+    waiting = place.send(png((7, 8, 9)), budget_ms=400)
+    answers = place.answers(2)
+    assert {job: answer.verdict for job, answer in answers.items()} == {
+        planned: Verdict.EXPIRED,
+        waiting: Verdict.EXPIRED,
+    }
+    gate.set()
+    assert seen(place.answers()[stuck]) == (1, 2, 3)
+
+
+def test_a_newer_frame_supersedes_the_one_that_waits(workplace: Callable[..., Workplace]) -> None:
+    gate = Gate()
+    place = workplace(colour_engine(gate=gate), slots=2)
+    place.occupy()
+    stream = camera_stream()
+    jobs = [place.send(png(colour), stream) for colour in ((1, 1, 1), (2, 2, 2), (3, 3, 3))]
+    superseded = place.answers(2)
+    assert [superseded[job].verdict for job in jobs[:2]] == [Verdict.SUPERSEDED] * 2
+    gate.set()
+    assert seen(place.answers()[jobs[2]]) == (3, 3, 3)
+
+
+def test_withdrawn_frames_are_not_run_and_nobody_is_told(workplace: Callable[..., Workplace]) -> None:
+    gate = Gate()
+    place = workplace(colour_engine(gate=gate), slots=2)
+    place.occupy()
+    gone = camera_stream("gone", delivery=Delivery.QUEUE)
+    for _ in range(3):
+        place.send(png((1, 1, 1)), gone)
+    stays = place.send(png((2, 2, 2)))
+    place.lane.withdraw(gone.share)
+    assert place.lane.statistics().waiting == 1
+    gate.set()
+    answers = place.answers(3)
+    assert seen(answers[stays]) == (2, 2, 2)
+    assert not any(job.stream is gone for job in answers)
+    place.lane.close()
+    assert len(place.answers(3)) == 3
+
+
+def test_closing_answers_what_waits_and_then_releases_the_engine(workplace: Callable[..., Workplace]) -> None:
+    gate = Gate()
+    place = workplace(colour_engine(gate=gate, max_batch=2), slots=2)
+    place.occupy()
+    colours = random_colours(np.random.default_rng(3), 7)
+    jobs = [place.send(png(colour)) for colour in colours]
+    closing = threading.Thread(target=place.lane.close)
+    closing.start()
+    assert place.answers(0) == {}
+    assert place.engine.loaded
+    gate.set()
+    closing.join(WITHIN_S)
+    assert not closing.is_alive()
+    answers = place.answers()
+    assert [seen(answers[job]) for job in jobs] == colours
+    assert not place.engine.loaded
+
+
+def test_an_idle_lane_closes_at_once_and_twice() -> None:
+    engine = colour_engine()
+    lane = Lane(engine, colour_model(32, 24), latency_model(lambda batch: MS), lambda answers: None)
+    lane.close()
+    lane.close()
+    assert not engine.loaded
+
+
+def test_raw_frames_are_read_from_shared_memory(
+    workplace: Callable[..., Workplace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_memory, "_FOLDER", str(tmp_path))
+    raw = plain((11, 22, 33)).tobytes()
+    (tmp_path / "foveate-door").write_bytes(b"before" + raw)
+    fields: dict[str, Any] = {"format": PixelFormat.RAW_RGB, "width": 48, "height": 32, "delivery": Delivery.QUEUE}
+    place, stream = workplace(colour_engine()), camera_stream(**fields)
+    there = place.send(SharedMemoryRef("foveate-door", 6, len(raw)), stream)
+    missing = place.send(SharedMemoryRef("foveate-window", 0, len(raw)), stream)
+    answers = place.answers()
+    assert seen(answers[there]) == (11, 22, 33)
+    assert answers[missing].verdict is Verdict.BAD_FRAME
+    assert "cannot be opened" in answers[missing].message
+
+
+def test_times_and_statistics_account_for_every_run(workplace: Callable[..., Workplace]) -> None:
+    place = workplace(colour_engine(max_batch=4))
+    began_ns = time.monotonic_ns()
+    for colour in random_colours(np.random.default_rng(4), 20):
+        place.send(png(colour))
+    answers = place.answers()
+    took_ns = time.monotonic_ns() - began_ns
+    for answer in answers.values():
+        times = answer.times
+        stages = (times.receive_queue, times.decode, times.wait, times.infer, times.postprocess)
+        assert min(stages) >= 0
+        assert 0 < sum(stages) <= took_ns
+        assert times.predicted > 0
+        assert (times.copy_in, times.copy_out, times.cascade) == (0, 0, 0)
+    place.lane.close()
+    statistics = place.lane.statistics()
+    assert (statistics.frames, statistics.waiting) == (20, 0)
+    assert 5 <= statistics.batches <= 20
+    assert 0 < statistics.busy_share <= 1
+    assert statistics.batch_cap == 4
+
+
+def test_a_reply_is_learned_with_the_next_run(workplace: Callable[..., Workplace]) -> None:
+    place = workplace(colour_engine())
+    for _ in range(50):
+        place.lane.observe_reply(5 * MS)
+    place.send(png((1, 2, 3)))
+    place.answers()
+    place.lane.close()
+    assert place.lane.latency.margin_ns >= 5 * MS

@@ -1,0 +1,112 @@
+"""The demo: one streaming session, kept whole, and what is written about it afterwards."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from foveate.client import Result, Verdict
+from foveate.engines.errors import ConfigError
+from foveate.tools.demo_video import demo_video_path
+from foveate.tools.drawing import Annotator, picture_from_bytes
+from foveate.tools.report import FramePoint, ReportPicture, SessionReport, html_from_report
+from foveate.tools.stream_session import json_lines, run_session, video_file
+from foveate.tools.streaming import StreamPlan
+from foveate.tools.summary import Summary
+from foveate.tools.video_source import VideoFile, encoded, open_video
+
+__all__ = ["run_demo"]
+
+_PIPELINE = "faces"
+_PICTURES = 6
+_PICTURE_QUALITY = 85
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """One frame and what became of it."""
+
+    result: Result
+    data: bytes
+
+
+def run_demo(output_dir: Path, video: Path | None, seconds: float | None) -> Path:
+    """Stream the video, write results.jsonl, annotated.webm and report.html, and give the path of the last.
+
+    Raises: FoveateError if the video cannot be had, read or streamed, or the folder cannot be written.
+    """
+    source = open_video(video, video.name) if video else open_video(demo_video_path(), "carphone, a talking face")
+    _make_folder(output_dir)
+    plan = StreamPlan(pipeline=_PIPELINE)
+    if seconds is not None:
+        plan = StreamPlan(pipeline=_PIPELINE, loop=True, max_frames=max(1, round(seconds * (source.fps or 1.0))))
+    kept: list[_Kept] = []
+    with json_lines(output_dir / "results.jsonl") as write_line:
+        # Pictures are drawn afterwards: the cores belong to the engine while it is being measured.
+        summary = run_session(source, plan, None, [write_line, lambda result, data: kept.append(_Kept(result, data))])
+    _write_video(output_dir / "annotated.webm", source, kept)
+    page = output_dir / "report.html"
+    page.write_text(html_from_report(_report(source, summary, kept)), encoding="utf-8")
+    return page
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make the folder {folder}: {error.strerror}") from error
+
+
+def _write_video(path: Path, source: VideoFile, kept: Sequence[_Kept]) -> None:
+    with video_file(path, source.fps) as write:
+        for frame in kept:
+            write(frame.result, frame.data)
+
+
+def _report(source: VideoFile, summary: Summary, kept: Sequence[_Kept]) -> SessionReport:
+    answered = [frame.result for frame in kept if frame.result.verdict is Verdict.OK]
+    last = answered[-1]
+    size = f"{last.frame_width}x{last.frame_height}"
+    rate = f" at {source.fps:.4g} frames per second" if source.fps else ""
+    return SessionReport(
+        source=source.name,
+        facts=[
+            ("engine", last.engine),
+            ("video", f"{size}{rate}, sent as JPEG"),
+            ("machine", f"{_processor()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}"),
+            ("server", "on the same machine, in a process of its own"),
+            ("on time", "answered OK, and the time from capture to the server's answer is within the budget"),
+        ],
+        budget_ms=last.budget_ms,
+        summary=summary,
+        frames=[FramePoint(frame.result.sequence, frame.result.verdict, _spent_ms(frame.result)) for frame in kept],
+        pictures=list(_pictures(kept)),
+    )
+
+
+def _pictures(kept: Sequence[_Kept]) -> Iterator[ReportPicture]:
+    """Annotated pictures from the whole length of the session, of frames that were answered OK."""
+    seen = [frame for frame in kept if frame.result.verdict is Verdict.OK]
+    step = max(1, len(seen) // _PICTURES)
+    for frame in seen[step // 2 :: step][:_PICTURES]:
+        image = picture_from_bytes(frame.data)
+        if image is not None:
+            drawn = encoded(Annotator().draw(image, frame.result), _PICTURE_QUALITY)
+            yield ReportPicture(drawn, f"frame {frame.result.sequence}, {_spent_ms(frame.result):.1f} ms")
+
+
+def _spent_ms(result: Result) -> float:
+    return result.age_ms + result.times.total_ms
+
+
+def _processor() -> str:
+    """The processor's name where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or "unknown processor"
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown processor"
