@@ -30,7 +30,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from foveate.tools.demo_video import demo_video_path
 
 from foveate.client import Client, Frame, Result, Verdict
 from foveate.engines.onnx_runtime import OnnxRuntimeEngine
@@ -38,6 +37,7 @@ from foveate.models.package import PreparedModel, load_package, prepare
 from foveate.models.store import ModelStore
 from foveate.service.config import DEFAULT_PIPELINES
 from foveate.service.embedded import embedded_server
+from foveate.tools.demo_video import demo_video_path
 
 _BARE_RUNS = 60
 

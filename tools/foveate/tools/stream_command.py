@@ -42,7 +42,9 @@ def stream(
     output: Annotated[
         Path | None, typer.Option(metavar="VIDEO", help="Write an annotated .mp4, .webm or .avi.")
     ] = None,
-    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write one JSON line per frame.")] = None,
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write one JSON line per frame; - is standard output.")
+    ] = None,
     loop: Annotated[bool, typer.Option("--loop", help="Start the source again when it ends.")] = False,
     max_frames: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
     quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG quality of what is sent.")] = 90,
@@ -55,7 +57,7 @@ def stream(
     from contextlib import ExitStack
 
     from foveate.client import Delivery
-    from foveate.tools.stream_session import Sink, json_lines, run_session, video_file
+    from foveate.tools.stream_session import STANDARD_OUTPUT, Sink, json_lines, run_session, video_file
     from foveate.tools.streaming import StreamPlan
     from foveate.tools.video_source import open_source
 
@@ -74,4 +76,4 @@ def stream(
         sinks: list[Sink] = [stack.enter_context(json_lines(json))] if json else []
         if output:
             sinks.append(stack.enter_context(video_file(output, plan.fps or opened.fps)))
-        run_session(opened, plan, server, sinks)
+        run_session(opened, plan, server, sinks, stdout_taken=json == STANDARD_OUTPUT)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import TextIO
 
 from rich.console import Console
 
@@ -20,18 +22,21 @@ from foveate.tools.summary import Summary, Tally, summary_table
 from foveate.tools.video_sink import VideoWriter
 from foveate.tools.video_source import VideoSource
 
-__all__ = ["Sink", "json_lines", "run_session", "video_file"]
+__all__ = ["STANDARD_OUTPUT", "Sink", "json_lines", "run_session", "video_file"]
 
 Sink = Callable[[Result, bytes], None]
 """Takes each result with the bytes of its frame, in frame order."""
 
+STANDARD_OUTPUT = Path("-")
 _PICTURES_FPS = 1.0
 
 
-def run_session(source: VideoSource, plan: StreamPlan, server: str | None, sinks: Sequence[Sink]) -> Summary:
+def run_session(
+    source: VideoSource, plan: StreamPlan, server: str | None, sinks: Sequence[Sink], *, stdout_taken: bool = False
+) -> Summary:
     """Stream a source until it ends, or Ctrl-C does: progress goes to stderr, the summary to stdout.
 
-    `server` is HOST:PORT, or None for a server of its own.
+    `server` is HOST:PORT, or None for a server of its own. With `stdout_taken` the summary goes to stderr too.
     Raises: FoveateError if the stream could not go on, or no frame was answered OK; the summary comes first.
     """
     tally = Tally()
@@ -41,7 +46,7 @@ def run_session(source: VideoSource, plan: StreamPlan, server: str | None, sinks
     finally:
         summary = tally.summary()
         if summary.offered:
-            Console(highlight=False).print(summary_table(summary))
+            Console(stderr=stdout_taken, highlight=False).print(summary_table(summary))
     if not summary.ok:
         raise FoveateError("no frame was answered OK")
     return summary
@@ -69,15 +74,17 @@ def _expected_frames(source: VideoSource, plan: StreamPlan) -> int | None:
 
 @contextmanager
 def json_lines(path: Path) -> Iterator[Sink]:
-    """A file with one JSON object per frame. Raises: ConfigError if it cannot be written."""
+    """A file with one JSON object per frame; `-` is standard output. Raises: ConfigError if it cannot be written."""
     try:
-        file = path.open("w", encoding="utf-8")
+        opening: AbstractContextManager[TextIO] = (
+            nullcontext(sys.stdout) if path == STANDARD_OUTPUT else path.open("w", encoding="utf-8")
+        )
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}") from error
-    with file:
+    with opening as file:
 
         def write(result: Result, _data: bytes) -> None:
-            file.write(json.dumps(record_from_result(result)) + "\n")
+            print(json.dumps(record_from_result(result)), file=file, flush=file is sys.stdout)
 
         yield write
 
