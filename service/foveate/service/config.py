@@ -6,6 +6,7 @@ a section.
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -159,6 +160,7 @@ def load_config(file: Path | None = None, **flags: Any) -> ServiceConfig:
     Raises: ConfigError naming each setting that is wrong.
     """
     origin = str(file) if file else "the settings"
+    _refuse_unknown_variables()
     given = {name: value for name, value in flags.items() if value is not None}
     try:
         _FileSettings.values = tomllib.loads(file.read_text(encoding="utf-8")) if file else None
@@ -176,6 +178,16 @@ def load_config(file: Path | None = None, **flags: Any) -> ServiceConfig:
         raise ConfigError(f"{origin}: {faults}") from error
     finally:
         _FileSettings.values = None
+
+
+def _refuse_unknown_variables() -> None:
+    """A misspelt variable would change nothing and say nothing."""
+    prefix = "FOVEATE_"
+    for name in os.environ:
+        field = name.removeprefix(prefix).split("__")[0].lower()
+        if name.startswith(prefix) and field not in ServiceConfig.model_fields:
+            known = ", ".join(prefix + each.upper() for each in ServiceConfig.model_fields)
+            raise ConfigError(f"the environment sets {name}, which is no setting: expected one of {known}")
 
 
 class _CompleteConfig(ServiceConfig):

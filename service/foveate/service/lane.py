@@ -12,31 +12,30 @@ import logging
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from foveate.engines.contract import Engine, RunTimes, Slot
+from foveate.engines.contract import Engine, Slot
 from foveate.engines.errors import EngineError, FrameError
 from foveate.models.package import PreparedModel
-from foveate.service.decode import Decoded, decode_into
-from foveate.service.frame import Answer, SharedMemoryRef, StageTimes, Verdict
+from foveate.service.batch import Answered, Batch, Entry, Run, refused
+from foveate.service.decode import decode_into
+from foveate.service.frame import Answer, SharedMemoryRef, Verdict
 from foveate.service.job import Job
 from foveate.service.prediction import LatencyModel
-from foveate.service.scheduler import Refusal, Scheduler, StreamShare, Waiting
+from foveate.service.scheduler import Scheduler, StreamShare, Waiting
 from foveate.service.shared_memory import shared_pixels
+from foveate.service.throughput import Throughput
 from foveate.service.turns import Turns
 
-__all__ = ["Answered", "Lane", "LaneStatistics"]
+__all__ = ["Lane", "LaneStatistics"]
 
 _log = logging.getLogger(__name__)
 
-Answered = tuple[Job, Answer]
-_BUSY_WINDOW_NS = 5_000_000_000
 _TICK_S = 0.001
 """Beyond a moment that is waited for, so that it has passed for certain."""
 
@@ -55,40 +54,6 @@ class LaneStatistics:
     """Of the last five seconds, the share in which the engine ran; 0..1."""
     batch_cap: int
     """The largest batch that the scheduler forms now."""
-
-
-@dataclass(slots=True)
-class _Entry:
-    """A frame in a planned batch."""
-
-    job: Job
-    began_ns: int = 0
-    decoded_ns: int = 0
-    decoded: Decoded | None = None
-    refusal: Answer | None = None
-    told: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """A planned batch on its way through a slot."""
-
-    turn: int
-    ends_ns: int
-    entries: tuple[_Entry, ...]
-
-    def ready(self) -> list[_Entry]:
-        """Those that run, in the order of their rows."""
-        return [entry for entry in self.entries if entry.refusal is None]
-
-    def refusals(self) -> list[Answered]:
-        """Those that do not, each told once: what was answered before is not answered again."""
-        told = []
-        for entry in self.entries:
-            if entry.refusal is not None and not entry.told:
-                entry.told = True
-                told.append((entry.job, entry.refusal))
-        return told
 
 
 class Lane:
@@ -122,8 +87,7 @@ class Lane:
         self._lock = threading.Lock()  # guards all that follows, and the scheduler and its latency model
         self._arrived = threading.Condition(self._lock)
         self._turns = Turns(self._lock, info.max_in_flight)
-        self._runs: deque[tuple[int, int]] = deque()
-        self._batches = self._frames = 0
+        self._throughput = Throughput()
         self._closing = False
         self._threads = [
             threading.Thread(target=self._serve, args=(engine.new_slot(),), name=f"{info.name}-slot{index}")
@@ -139,9 +103,9 @@ class Lane:
         waiting = Waiting(job, job.stream.share, job.frame.deadline_ns, prepare_ns)
         with self._lock:
             now_ns = time.monotonic_ns()
-            refused = self._scheduler.arrive(waiting, now_ns, self._turns.free_ns(now_ns))
+            refusals = self._scheduler.arrive(waiting, now_ns, self._turns.free_ns(now_ns))
             self._arrived.notify()
-        return [_refused(refusal) for refusal in refused]
+        return [refused(refusal) for refusal in refusals]
 
     def withdraw(self, share: StreamShare) -> None:
         """Let go of a stream's waiting frames; nobody is told."""
@@ -156,12 +120,11 @@ class Lane:
     def statistics(self) -> LaneStatistics:
         """What the lane has done and how it stands."""
         with self._lock:
-            self._forget_runs(time.monotonic_ns())
             return LaneStatistics(
                 waiting=len(self._scheduler),
-                batches=self._batches,
-                frames=self._frames,
-                busy_share=min(1.0, sum(took_ns for _, took_ns in self._runs) / _BUSY_WINDOW_NS),
+                batches=self._throughput.batches,
+                frames=self._throughput.frames,
+                busy_share=self._throughput.busy_share(time.monotonic_ns()),
                 batch_cap=self._scheduler.batch_cap,
             )
 
@@ -177,42 +140,46 @@ class Lane:
 
     def _serve(self, slot: Slot) -> None:
         while (batch := self._next_batch()) is not None:
-            self._on_answers(self._carry(slot, batch))
+            try:
+                answers = self._carry(slot, batch)
+            except Exception as error:  # noqa: BLE001 - the outer edge of the thread: the lane must serve on
+                _log.exception("a batch on %s was lost between its stages", self.engine_name)
+                self._leave(batch)
+                message = f"the service failed: {type(error).__name__}"
+                answers = [(entry.job, entry.failed(message, self.engine_name, 0)) for entry in batch.entries]
+            self._on_answers(answers)
 
-    def _next_batch(self) -> _Batch | None:
+    def _next_batch(self) -> Batch | None:
         """Wait until the scheduler forms a batch; None when the lane closes and nothing waits."""
         with self._planner, self._lock:
             while True:
                 now_ns = time.monotonic_ns()
                 plan = self._scheduler.plan(now_ns, self._turns.free_ns(now_ns))
                 if plan.refused:
-                    self._on_answers([_refused(refusal) for refusal in plan.refused])
+                    self._on_answers([refused(refusal) for refusal in plan.refused])
                 if plan.batch:
                     turn = self._turns.take(plan.ends_ns - plan.starts_ns, plan.ends_ns)
-                    return _Batch(turn, plan.ends_ns, tuple(_Entry(job) for job in plan.batch))
+                    return Batch(turn, plan.ends_ns, tuple(Entry(job) for job in plan.batch))
                 if self._closing and not len(self._scheduler):
                     return None
                 self._arrived.wait(None if plan.wake_at_ns is None else (plan.wake_at_ns - now_ns) / 1e9)
 
-    def _carry(self, slot: Slot, batch: _Batch) -> list[Answered]:
+    def _carry(self, slot: Slot, batch: Batch) -> list[Answered]:
         """Decode, run, and turn the outputs into answers: one for every frame of the batch."""
         self._decode_all(slot, batch.entries)
         if not self._begin(slot, batch):
             return batch.refusals()
         ready = batch.ready()
-        started_ns = time.monotonic_ns()
         try:
-            run = self._run(slot, len(ready), started_ns)
+            run = self._run(slot, len(ready))
         except EngineError as error:
             _log.error("a batch of %d failed on %s: %s", len(ready), self.engine_name, error)
-            failed = [(entry.job, self._failed(entry, len(ready), str(error))) for entry in ready]
+            failed = [(entry.job, entry.failed(str(error), self.engine_name, len(ready))) for entry in ready]
             return batch.refusals() + failed
-        return batch.refusals() + [
-            (entry.job, self._answer(slot, row, entry, len(ready), batch.ends_ns, started_ns, run))
-            for row, entry in enumerate(ready)
-        ]
+        answers = [(entry.job, self._answer(slot, row, entry, run, batch)) for row, entry in enumerate(ready)]
+        return batch.refusals() + answers
 
-    def _decode_all(self, slot: Slot, entries: Sequence[_Entry]) -> None:
+    def _decode_all(self, slot: Slot, entries: Sequence[Entry]) -> None:
         pixels = slot.inputs[self._input]
         others = [
             self._decoders.submit(self._decode, entry, pixels[row]) for row, entry in enumerate(entries[1:], start=1)
@@ -221,20 +188,20 @@ class Lane:
         for other in others:
             other.result()
 
-    def _decode(self, entry: _Entry, row: NDArray[np.uint8]) -> None:
+    def _decode(self, entry: Entry, row: NDArray[np.uint8]) -> None:
         job = entry.job
         entry.began_ns = time.monotonic_ns()
         try:
             entry.decoded = decode_into(row, _pixels(job), job.format, (job.width, job.height), self._model)
         except FrameError as error:
-            entry.refusal = self._unstarted(entry, Verdict.BAD_FRAME, str(error))
+            entry.refuse(Verdict.BAD_FRAME, str(error))
         except Exception as error:  # noqa: BLE001 - a decoder's fault must not take the batch's other frames along
             _log.exception("decoding a %s frame failed", job.format.name)
-            entry.refusal = self._unstarted(entry, Verdict.FAILED, f"the decoder failed: {type(error).__name__}")
+            entry.refuse(Verdict.FAILED, f"the decoder failed: {type(error).__name__}")
         entry.decoded_ns = time.monotonic_ns()
         job.stream.decode_cost.observe(entry.decoded_ns - entry.began_ns)
 
-    def _begin(self, slot: Slot, batch: _Batch) -> bool:
+    def _begin(self, slot: Slot, batch: Batch) -> bool:
         """Wait for the batch's turn and enter its run; False if none of its frames can be run any more.
 
         Frames that come to be late meanwhile, in the batch or waiting, are answered at once: the engine ahead
@@ -259,20 +226,17 @@ class Lane:
                 pixels[to] = pixels[row]
         return True
 
-    def _expire(self, batch: _Batch, now_ns: int) -> None:
+    def _expire(self, batch: Batch, now_ns: int) -> None:
         waiting = self._scheduler.expire(now_ns, self._turns.free_ns(now_ns))
         ready = batch.ready()
         latency_ns = self.latency.latency_ns(len(ready)) if ready else 0
         for entry in ready:
             if now_ns + latency_ns > entry.job.frame.deadline_ns:
-                entry.refusal = self._unstarted(
-                    entry, Verdict.EXPIRED, "the batch before it took longer than predicted"
-                )
-        refused = [_refused(refusal) for refusal in waiting] + batch.refusals()
-        if refused:
-            self._on_answers(refused)
+                entry.refuse(Verdict.EXPIRED, "the batch before it took longer than predicted")
+        if answers := [refused(refusal) for refusal in waiting] + batch.refusals():
+            self._on_answers(answers)
 
-    def _until_next_expiry_s(self, batch: _Batch, now_ns: int) -> float | None:
+    def _until_next_expiry_s(self, batch: Batch, now_ns: int) -> float | None:
         ready = batch.ready()
         latency_ns = self.latency.latency_ns(len(ready)) if ready else 0
         ends = [entry.job.frame.deadline_ns - latency_ns for entry in ready]
@@ -280,87 +244,41 @@ class Lane:
             ends.append(waiting_ns)
         return max(0.0, (min(ends) - now_ns) / 1e9) + _TICK_S if ends else None
 
-    def _run(self, slot: Slot, size: int, started_ns: int) -> RunTimes:
+    def _run(self, slot: Slot, size: int) -> Run:
         """Run the batch whose turn it is, and learn from it."""
+        started_ns = time.monotonic_ns()
         try:
-            run = self._engine.run(slot, size)
+            times = self._engine.run(slot, size)
             with self._lock:
-                self._learn(size, started_ns, time.monotonic_ns())
+                ended_ns = time.monotonic_ns()
+                self.latency.observe_run(size, ended_ns - started_ns, ended_ns)
+                self._throughput.count(size, started_ns, ended_ns)
         finally:
             with self._lock:
                 self._turns.end(time.monotonic_ns())
                 self._arrived.notify()
-        return run
+        return Run(self.engine_name, size, started_ns, times)
 
-    def _learn(self, size: int, started_ns: int, ended_ns: int) -> None:
-        self.latency.observe_run(size, ended_ns - started_ns, ended_ns)
-        self._batches += 1
-        self._frames += size
-        self._runs.append((ended_ns, ended_ns - started_ns))
-        self._forget_runs(ended_ns)
+    def _leave(self, batch: Batch) -> None:
+        """Give up the batch's turn, if it has not had it."""
+        with self._lock:
+            while self._turns.is_planned(batch.turn) and not self._turns.is_up(batch.turn):
+                self._turns.wait(None)
+            if self._turns.is_planned(batch.turn):
+                self._turns.pass_on(batch.turn)
+            self._arrived.notify()
 
-    def _forget_runs(self, now_ns: int) -> None:
-        while self._runs and self._runs[0][0] < now_ns - _BUSY_WINDOW_NS:
-            self._runs.popleft()
-
-    def _answer(
-        self,
-        slot: Slot,
-        row: int,
-        entry: _Entry,
-        batch_size: int,
-        ends_ns: int,
-        started_ns: int,
-        run: RunTimes,
-    ) -> Answer:
-        job, decoded, began_ns = entry.job, entry.decoded, time.monotonic_ns()
-        if decoded is None:
-            raise AssertionError("a frame ran without being decoded")
+    def _answer(self, slot: Slot, row: int, entry: Entry, run: Run, batch: Batch) -> Answer:
+        began_ns = time.monotonic_ns()
         try:
+            if entry.decoded is None:
+                raise AssertionError("a frame ran without being decoded")
             outputs = {name: values[row] for name, values in slot.outputs.items()}
-            output = self._model.decode(outputs, decoded.placement, job.stream.options.view)
+            output = self._model.decode(outputs, entry.decoded.placement, entry.job.stream.options.view)
         except Exception as error:  # noqa: BLE001 - one frame's fault must not take the batch's other frames along
             _log.exception("the outputs of %s could not be understood", self.engine_name)
-            return self._failed(entry, batch_size, f"post-processing failed: {type(error).__name__}")
-        now_ns = time.monotonic_ns()
-        times = StageTimes(
-            receive_queue=entry.began_ns - job.frame.received_ns,
-            decode=entry.decoded_ns - entry.began_ns,
-            wait=started_ns - entry.decoded_ns,
-            copy_in=run.copy_in_ns,
-            infer=run.infer_ns,
-            copy_out=run.copy_out_ns,
-            postprocess=now_ns - began_ns,
-            predicted=ends_ns - job.frame.received_ns,
-        )
-        return Answer(
-            Verdict.OK,
-            output=output,
-            frame_width=decoded.width,
-            frame_height=decoded.height,
-            times=times,
-            batch_size=batch_size,
-            engine=self.engine_name,
-            ready_ns=now_ns,
-        )
-
-    def _failed(self, entry: _Entry, batch_size: int, message: str) -> Answer:
-        answer = self._unstarted(entry, Verdict.FAILED, message)
-        return replace(answer, batch_size=batch_size, engine=self.engine_name)
-
-    def _unstarted(self, entry: _Entry, verdict: Verdict, message: str) -> Answer:
-        job, now_ns = entry.job, time.monotonic_ns()
-        times = StageTimes(
-            receive_queue=entry.began_ns - job.frame.received_ns,
-            decode=(entry.decoded_ns or now_ns) - entry.began_ns,
-        )
-        return Answer(verdict, message, None, job.width, job.height, times, ready_ns=now_ns)
-
-
-def _refused(refusal: Refusal[Job]) -> Answered:
-    job, now_ns = refusal.frame, time.monotonic_ns()
-    times = StageTimes(receive_queue=now_ns - job.frame.received_ns)
-    return job, Answer(refusal.verdict, refusal.message, None, job.width, job.height, times, ready_ns=now_ns)
+            return entry.failed(f"post-processing failed: {type(error).__name__}", self.engine_name, run.size)
+        return entry.answered(output, run, batch.ends_ns, began_ns)
 
 
 def _pixels(job: Job) -> bytes:

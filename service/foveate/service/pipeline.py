@@ -13,8 +13,9 @@ from foveate.engines.registry import engine_class
 from foveate.models.outputs import DecodeOptions
 from foveate.models.package import PreparedModel, load_package, prepare
 from foveate.models.store import ModelStore
+from foveate.service.batch import Answered
 from foveate.service.config import EngineConfig, PipelineConfig, ServiceConfig
-from foveate.service.lane import Answered, Lane
+from foveate.service.lane import Lane
 from foveate.service.prediction import LatencyModel
 
 __all__ = ["OnAnswers", "Pipeline", "PipelineSet", "Unavailable", "open_pipeline", "open_pipelines"]

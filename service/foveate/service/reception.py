@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from foveate.engines.errors import ShuttingDown
 from foveate.service import admission
+from foveate.service.batch import Answered
 from foveate.service.config import ServiceConfig
 from foveate.service.frame import Answer, Frame, Grant, StreamOptions, Verdict
-from foveate.service.lane import Answered
 from foveate.service.ledger import Ledger
 from foveate.service.pipeline import Pipeline, PipelineSet
 from foveate.service.registry import StreamRegistry

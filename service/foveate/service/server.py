@@ -17,9 +17,9 @@ from grpc_reflection.v1alpha import reflection
 
 from foveate.engines.errors import ConfigError
 from foveate.proto import vision_pb2, vision_pb2_grpc
+from foveate.service.batch import Answered
 from foveate.service.config import ServiceConfig
 from foveate.service.edge import VisionEdge
-from foveate.service.lane import Answered
 from foveate.service.pipeline import OnAnswers, PipelineSet, open_pipelines
 from foveate.service.reception import Reception, deliver
 

@@ -33,6 +33,10 @@ class Turns:
         self._free_ns = ends_ns
         return turn
 
+    def is_planned(self, turn: int) -> bool:
+        """Whether the batch of that turn has neither begun nor passed it on."""
+        return turn in self._planned_ns
+
     def is_up(self, turn: int) -> bool:
         """Whether the batches planned before have begun, and there is room for one more."""
         return self._up == turn and self._in_flight < self._max_in_flight

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -101,25 +102,33 @@ def test_any_sequence_keeps_order_room_and_time(max_in_flight: int, steps: list[
             assert turns.free_ns(now_ns + 1000) == now_ns + 1000
 
 
-def test_a_waiting_thread_is_woken_when_turns_change() -> None:
+@pytest.mark.parametrize("change", ["begin", "pass_on", "end"])
+def test_a_waiting_thread_is_woken_when_its_turn_comes_up(change: str) -> None:
     lock = threading.Lock()
-    turns = Turns(lock, 1)
+    turns = Turns(lock, 1 if change == "end" else 2)
     with lock:
         first, second = turns.take(1, 1), turns.take(1, 2)
-        turns.begin(first, 1, 0)
-    begun = threading.Event()
+        if change == "end":
+            turns.begin(first, 1, 0)
+    locked, begun = threading.Event(), threading.Event()
 
     def run_second() -> None:
         with lock:
+            locked.set()
             while not turns.is_up(second):
                 turns.wait(None)
-            turns.begin(second, 1, 0)
-        begun.set()
+            begun.set()
 
-    thread = threading.Thread(target=run_second)
+    thread = threading.Thread(target=run_second, daemon=True)
     thread.start()
-    assert not begun.is_set()
-    with lock:
-        turns.end(1)
+    assert locked.wait(10)
+    with lock:  # the thread has let go of it: it waits
+        assert not begun.is_set()
+        if change == "end":
+            turns.end(1)
+        elif change == "pass_on":
+            turns.pass_on(first)
+        else:
+            turns.begin(first, 1, 0)
     assert begun.wait(10)
     thread.join()

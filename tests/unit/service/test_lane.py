@@ -24,11 +24,12 @@ from foveate.models.package import PreparedModel
 from foveate.service import lane as lane_module
 from foveate.service import shared_memory
 from foveate.service.admission import admit_frame
+from foveate.service.batch import Answered
 from foveate.service.config import Limits
 from foveate.service.decode import Decoded, decode_into
 from foveate.service.frame import Answer, Delivery, Frame, PixelFormat, SharedMemoryRef, Verdict
 from foveate.service.job import Job
-from foveate.service.lane import Answered, Lane
+from foveate.service.lane import Lane
 from foveate.service.stream import CameraStream
 from support.frames import MS, camera_stream, colour_model, encoded, latency_model, nv12, plain
 

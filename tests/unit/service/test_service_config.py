@@ -221,4 +221,10 @@ def test_nothing_but_the_configuration_reads_the_environment() -> None:
                 name = node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
                 if name in ("environ", "getenv", "environb"):
                     readers.append(str(path.relative_to(SOURCES)))
-    assert readers == [], "settings come from foveate.service.config alone"
+    assert readers == ["service/foveate/service/config.py"], "settings come from foveate.service.config alone"
+
+
+def test_a_misspelt_variable_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOVEATE_LISTEM", "127.0.0.1:1")
+    with pytest.raises(ConfigError, match="FOVEATE_LISTEM, which is no setting: expected one of FOVEATE_LISTEN"):
+        load_config()
