@@ -199,7 +199,7 @@ def test_infer_answers_one_picture() -> None:
 
 def test_only_wanted_classes_and_scores_come_back() -> None:
     with running_service() as service, RawStream(service.stub) as stream:
-        stream.open(classes=["grey3"], budget_ms=5000)
+        stream.open(classes=["grey3"], budget_ms=5000, delivery=pb.DELIVERY_QUEUE)
         stream.frame(1, grey_jpeg(35))
         stream.frame(2, grey_jpeg(45), budget_ms=5000)
         seen, unseen = stream.results(2)
