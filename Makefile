@@ -35,8 +35,9 @@ format: $(VENV)/.dev  ## put the sources into the house format
 proto: $(VENV)/.dev  ## generate the stubs anew
 	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=proto --pyi_out=proto --grpc_python_out=proto proto/foveate/proto/*.proto
 
-bench: $(VENV)/.dev  ## what the service adds to the engine's time, as JSON
+bench: $(VENV)/.dev  ## what the service adds to the engine's time, and how soon it starts, as JSON
 	$(BIN)/python tests/bench/added_latency.py
+	$(BIN)/python tests/bench/startup.py
 
 clean:  ## remove what was built here
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output

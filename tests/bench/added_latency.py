@@ -15,21 +15,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import shlex
 import statistics
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from bench_report import machine, spread
 
 from foveate.client import Client, Frame, Result, Verdict
 from foveate.engines.onnx_runtime import OnnxRuntimeEngine
@@ -52,14 +48,14 @@ def main() -> None:
     fps = asked.load * 1e3 / statistics.median(before)
     results, drift_ms = _stream(pictures, asked.pipeline, fps, asked.budget_ms, asked.seconds)
     after = _bare_engine_ms(model)
-    report = _machine() | {
+    report = machine() | {
         "video": f"{video.name} {_size(pictures[0])}, JPEG quality {asked.quality}",
         "pipeline": asked.pipeline,
-        "bare_engine_ms": {"before": _spread(before), "after": _spread(after)},
+        "bare_engine_ms": {"before": spread(before), "after": spread(after)},
         "offered_fps": round(fps, 2),
         "offered_load": asked.load,
         "budget_ms": asked.budget_ms,
-        "send_delay_ms": _spread(drift_ms),
+        "send_delay_ms": spread(drift_ms),
     }
     print(json.dumps(report | _figures(results, before + after), indent=2))
 
@@ -127,21 +123,13 @@ def _figures(results: list[Result], bare_ms: list[float]) -> dict[str, Any]:
         "frames": len(results),
         "verdicts": dict(Counter(result.verdict.value for result in results)),
         "on_time_share": round(sum(result.on_time for result in results) / len(results), 5),
-        "added_ms": _spread(added),
-        "decode_ms": _spread([result.times.decode_ms for result in ok]),
-        "infer_ms": _spread(infer),
-        "total_ms": _spread([result.times.total_ms for result in ok]),
-        "round_trip_ms": _spread([result.round_trip_ms for result in ok if result.round_trip_ms is not None]),
+        "added_ms": spread(added),
+        "decode_ms": spread([result.times.decode_ms for result in ok]),
+        "infer_ms": spread(infer),
+        "total_ms": spread([result.times.total_ms for result in ok]),
+        "round_trip_ms": spread([result.round_trip_ms for result in ok if result.round_trip_ms is not None]),
         "infer_over_bare_engine": round(statistics.median(infer) / statistics.median(bare_ms), 3),
         "added_over_bare_engine": round(statistics.median(added) / statistics.median(bare_ms), 4),
-    }
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    ranked = sorted(values)
-    return {
-        name: round(ranked[min(len(ranked) - 1, int(share * len(ranked)))], 3)
-        for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99), ("max", 1.0))
     }
 
 
@@ -149,22 +137,6 @@ def _size(picture: bytes) -> str:
     image = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
     assert image is not None
     return f"{image.shape[1]}x{image.shape[0]}"
-
-
-def _machine() -> dict[str, Any]:
-    cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    cpu = next(
-        (line.split(":")[1].strip() for line in cpuinfo.splitlines() if "model name" in line), platform.machine()
-    )
-    return {
-        "command": shlex.join(["python", *sys.argv]),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": platform.node(),
-        "cpu": cpu,
-        "cores": len(os.sched_getaffinity(0)),
-        "versions": {name: version(name) for name in ("foveate", "onnxruntime", "grpcio", "numpy")}
-        | {"python": platform.python_version()},
-    }
 
 
 if __name__ == "__main__":
