@@ -8,7 +8,9 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
+import cv2
 import grpc
+import numpy as np
 import pytest
 
 from foveate.engines.fake import Gate
@@ -51,10 +53,23 @@ def _corrupt(picture: bytes, seed: int = 1) -> bytes:
     return picture[: at + 2] + b"\xff\xff" + random.Random(seed).randbytes(200)
 
 
+def _scan_bomb() -> bytes:
+    """A progressive JPEG that repeats one scan, so that a few kilobytes keep a decoder busy."""
+    done, data = cv2.imencode(".jpg", np.full((480, 640, 3), 90, np.uint8), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])
+    assert done
+    picture = data.tobytes()
+    begin = picture.index(b"\xff\xda")
+    end = picture.index(b"\xff\xda", begin + 2)
+    return picture[:begin] + picture[begin:end] * 100 + picture[end:]
+
+
 def _noise_inside(picture: bytes) -> bytes:
     """Its header whole, half of its picture data gone."""
     at = picture.index(b"\xff\xda") + 14
     return picture[:at] + picture[(at + len(picture)) // 2 :]
+
+
+_KINDS_OF_BAD = "empty text truncated header-only corrupt scan-bomb noise png webp bomb zero-size too-big"
 
 
 @pytest.mark.parametrize(
@@ -65,6 +80,7 @@ def _noise_inside(picture: bytes) -> bytes:
         (grey_jpeg(15)[:300], "BAD_FRAME", "cut off"),
         (grey_jpeg(15)[:20], "BAD_FRAME", "cut off"),
         (_corrupt(grey_jpeg(15)), "BAD_FRAME", "JPEG"),
+        (_scan_bomb(), "BAD_FRAME", "scans"),
         (_noise_inside(grey_jpeg(15, 640, 480)), "BAD_FRAME", "corrupt"),
         (grey_jpeg(15, kind=".png")[:60], "BAD_FRAME", "PNG"),
         (grey_jpeg(15, kind=".webp")[:40], "BAD_FRAME", "WEBP"),
@@ -72,19 +88,7 @@ def _noise_inside(picture: bytes) -> bytes:
         (_png_header(0, 7), "BAD_FRAME", "empty picture"),
         (grey_jpeg(15) + bytes(100_001), "REJECTED", "at most 100000"),
     ],
-    ids=[
-        "empty",
-        "text",
-        "truncated",
-        "header-only",
-        "corrupt",
-        "noise",
-        "png",
-        "webp",
-        "bomb",
-        "zero-size",
-        "too-big",
-    ],
+    ids=_KINDS_OF_BAD.split(),
 )
 def test_a_bad_frame_is_answered_and_its_stream_goes_on(
     service: RunningService, data: bytes, verdict: str, says: str
@@ -153,6 +157,9 @@ def test_duplicate_and_backward_sequences_are_rejected(service: RunningService) 
         ({"fps": float("nan")}, grpc.StatusCode.INVALID_ARGUMENT, "fps"),
         ({"weight": float("inf")}, grpc.StatusCode.INVALID_ARGUMENT, "weight"),
         ({"queue_depth": 1000}, grpc.StatusCode.RESOURCE_EXHAUSTED, "limit of 16"),
+        ({"stream_id": "two words"}, grpc.StatusCode.INVALID_ARGUMENT, "printable"),
+        ({"stream_id": "x" * 129}, grpc.StatusCode.INVALID_ARGUMENT, "128"),
+        ({"priority": 16}, grpc.StatusCode.INVALID_ARGUMENT, "0..15"),
         ({"delivery": 9}, grpc.StatusCode.INVALID_ARGUMENT, "LATEST or QUEUE"),
     ],
 )

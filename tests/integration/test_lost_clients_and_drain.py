@@ -140,6 +140,32 @@ def test_a_drain_tells_streams_answers_what_waits_and_ends_well() -> None:
     assert verdicts(results) == ["OK", "DRAINING"]
 
 
+def test_a_drain_answers_single_pictures_that_wait() -> None:
+    gate = Gate()
+    with running_service(fake_engine(gate=gate, max_batch=1)) as service:
+        frame = pb.Frame(data=grey_jpeg(35), budget_ms=20_000)
+        waiting = [service.stub.Infer.future(pb.InferRequest(frame=frame)) for _ in range(5)]
+        service.settled(lambda status: status.ledger.received == 5)
+        gate.wait_for_held()
+        stopping = service.start(service.server.stop(10_000))
+        service.settled(lambda status: status.draining)
+        gate.set()
+        assert [grey_of(each.result(10)) for each in waiting] == [35] * 5
+        stopping.result(10)
+
+
+def test_a_stream_that_never_opens_does_not_hold_up_a_drain() -> None:
+    with running_service() as service, RawStream(service.stub) as silent, RawStream(service.stub) as other:
+        other.open()
+        other.frame(1, grey_jpeg(15), budget_ms=5000)
+        assert grey_of(other.result()) == 15
+        stopping = service.start(service.server.stop(600_000))
+        assert other.reply().notice.kind == pb.Notice.KIND_DRAIN
+        assert other.rest() == []
+        assert silent.error().code() == grpc.StatusCode.UNAVAILABLE
+        stopping.result(20)
+
+
 def test_a_stream_that_ignores_a_drain_is_ended_when_its_grace_is_over() -> None:
     with running_service() as service, RawStream(service.stub) as stream:
         stream.open()

@@ -21,7 +21,7 @@ from support.shared_models import centerface, picture
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-FOVEATE = Path(sys.executable).with_name("foveate")
+FOVEATE = str(Path(sys.executable).with_name("foveate"))
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(180)]
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections import Counter
+from typing import Any
 
 import grpc
 import pytest
 
 from foveate.engines.fake import Gate
 from foveate.proto import vision_pb2 as pb
+from foveate.service.decode import Decoded, decode_into
 from support.raw_stream import RawStream, verdicts
 from support.service import GREYS, fake_engine, grey_jpeg, grey_of, running_service
 
@@ -217,6 +220,56 @@ def test_pipelines_are_listed_with_the_reason_where_one_is_not_served() -> None:
     assert (grey.name, grey.is_default, grey.state, grey.task) == ("grey", True, pb.Pipeline.STATE_READY, "detect")
     assert objects.state == pb.Pipeline.STATE_UNAVAILABLE
     assert "models fetch" in objects.message
+
+
+def test_slow_decoding_holds_up_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that is decoded overtakes one that is not."""
+    decoding, go_on = threading.Event(), threading.Event()
+
+    def slow_for_wide_frames(row: Any, data: Any, kind: Any, size: tuple[int, int], model: Any) -> Decoded:
+        if size[0] == 320:
+            decoding.set()
+            assert go_on.wait(20)
+        return decode_into(row, data, kind, size, model)
+
+    monkeypatch.setattr("foveate.service.lane.decode_into", slow_for_wide_frames)
+    with running_service() as service, RawStream(service.stub) as slow, RawStream(service.stub) as quick:
+        for stream in (slow, quick):
+            stream.open(budget_ms=20_000)
+        slow.frame(1, grey_jpeg(15, width=320))
+        assert decoding.wait(10)
+        for sequence in range(1, 6):
+            quick.frame(sequence, grey_jpeg(25))
+            assert grey_of(quick.result()) == 25
+        go_on.set()
+        assert grey_of(slow.result()) == 15
+
+
+def test_what_waits_is_bounded_in_bytes() -> None:
+    gate = Gate()
+    limits = {"max_waiting_bytes": 64 * 48 * 3 * 4}
+    raw = {"format": pb.PIXEL_FORMAT_RAW_RGB, "width": 64, "height": 48, "delivery": pb.DELIVERY_QUEUE}
+    with (
+        running_service(fake_engine(gate=gate, max_batch=1), limits=limits) as service,
+        RawStream(service.stub) as stream,
+    ):
+        stream.open(budget_ms=20_000, queue_depth=20, **raw)
+        for sequence in range(1, 11):
+            stream.frame(sequence, bytes([45]) * 64 * 48 * 3)
+        service.settled(lambda status: status.ledger.received == 10)
+        gate.set()
+        results = stream.results(10)
+        stream.frame(11, bytes([45]) * 64 * 48 * 3)
+        assert verdicts([stream.result()]) == ["OK"]
+    assert Counter(verdicts(results)) == {"OK": 4, "REJECTED": 6}
+    assert "unanswered bytes" in results[-1].message
+
+
+def test_a_resumed_stream_keeps_its_guarantee() -> None:
+    with running_service(profile_ms=10) as service, RawStream(service.stub) as old, RawStream(service.stub) as new:
+        opened = old.open(budget_ms=200, fps=200)
+        assert opened.grant == pb.GRANT_GUARANTEED
+        assert new.open(budget_ms=200, fps=200, resume_token=opened.resume_token).grant == pb.GRANT_GUARANTEED
 
 
 def test_guaranteed_until_the_engine_is_spoken_for() -> None:

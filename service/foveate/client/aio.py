@@ -17,10 +17,10 @@ from foveate.client.convert import (
     status_from_message,
 )
 from foveate.client.errors import Unreachable, refused_from_status
-from foveate.client.frame import FrameLike, payload_from_frame, sized_for
+from foveate.client.frame import FrameLike, oversize, payload_from_frame, sized_for
 from foveate.client.frame_flow import sent_now
 from foveate.client.reconnect import Reconnect
-from foveate.client.result import Result
+from foveate.client.result import Result, Verdict, unsent_result
 from foveate.client.server_info import PipelineInfo, ServerStatus
 from foveate.client.settings import Connection, PictureSettings, StreamSettings
 from foveate.client.source import Frames
@@ -29,7 +29,11 @@ from foveate.proto import vision_pb2, vision_pb2_grpc
 
 __all__ = ["AsyncClient"]
 
-_UNREACHABLE_CODES = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+_UNREACHABLE_CODES = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,  # by a server that stops: a cancellation of our own never arrives as a status
+}
 
 
 class AsyncClient:
@@ -61,17 +65,21 @@ class AsyncClient:
         self._stub = vision_pb2_grpc.VisionStub(self._channel)  # type: ignore[no-untyped-call]
         self._target = target
         self._timeout_s = connection.timeout_s
+        self._max_message_bytes = connection.max_message_bytes
         self._on_event = on_event
         self._streams: weakref.WeakSet[AsyncStream] = weakref.WeakSet()
 
     async def infer(self, frame: FrameLike, **settings: Unpack[PictureSettings]) -> Result:
-        """The answer to one picture.
+        """The answer to one picture; REJECTED, without asking the server, if it is too large for a message.
 
         Raises: Refused, Unreachable; ValueError for an array that does not fit its format.
         """
         settings = sized_for(frame, settings)
-        sent = sent_now(1, payload_from_frame(frame, settings), time.monotonic())
-        budget_ms = sent.payload.budget_ms or settings.get("budget_ms", 0)
+        payload = payload_from_frame(frame, settings)
+        if why := oversize(payload, self._max_message_bytes):
+            return unsent_result(1, Verdict.REJECTED, why)
+        sent = sent_now(1, payload, time.monotonic())
+        budget_ms = payload.budget_ms or settings.get("budget_ms", 0)
         reply: vision_pb2.FrameResult = await self._ask(self._stub.Infer, infer_message(sent, settings))
         return result_from_message(reply, sent, time.monotonic(), budget_ms)
 
@@ -89,6 +97,7 @@ class AsyncClient:
             frames,
             settings,
             live=live,
+            max_message_bytes=self._max_message_bytes,
             reconnect=self._reconnect,
             on_event=self._on_event,
         )

@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from foveate.client.settings import PictureSettings, PixelFormat
 
-__all__ = ["Frame", "FrameLike", "Payload", "Pixels", "payload_from_frame", "sized_for"]
+__all__ = ["Frame", "FrameLike", "Payload", "Pixels", "oversize", "payload_from_frame", "sized_for"]
 
 Pixels = bytes | NDArray[np.uint8]
+_ENVELOPE_BYTES = 64
+"""Bounds what a message adds to the bytes of its frame: sequence, age, budget and their tags."""
 _PACKED_FORMATS = (PixelFormat.RAW_RGB, PixelFormat.RAW_BGR)
 
 
@@ -53,6 +55,17 @@ def payload_from_frame(item: FrameLike, settings: PictureSettings, *, live: bool
     if live and captured_at is None:
         captured_at = time.monotonic()
     return Payload(_bytes_from_pixels(frame.data, settings), captured_at, frame.budget_ms)
+
+
+def oversize(payload: Payload, max_message_bytes: int) -> str | None:
+    """Why a frame is too large to travel; None if it is not."""
+    at_most = max_message_bytes - _ENVELOPE_BYTES
+    if len(payload.data) <= at_most:
+        return None
+    return (
+        f"the frame has {len(payload.data)} bytes, at most {at_most} can be sent with "
+        f"Connection.max_message_bytes = {max_message_bytes}: send a smaller picture, or raise the limit"
+    )
 
 
 def sized_for(item: FrameLike, settings: PictureSettings) -> PictureSettings:

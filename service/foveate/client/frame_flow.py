@@ -85,6 +85,12 @@ class FrameFlow:
         self._results[self._offered] = None
         self._waiting = (self._offered, payload)
 
+    def reject(self, why: str) -> None:
+        """Take the next frame of the source, which cannot be sent, with the verdict REJECTED; only while there is
+        room."""
+        self._offered += 1
+        self.settle(unsent_result(self._offered, Verdict.REJECTED, why))
+
     def send(self, now: float) -> SentFrame:
         """The frame that leaves now; only while one can be sent. `now` is `time.monotonic()`."""
         assert self._waiting is not None

@@ -25,7 +25,7 @@ class Verdict(StrEnum):
     BAD_FRAME = "bad_frame"
     """Its bytes are not a picture of the stream's format."""
     REJECTED = "rejected"
-    """Over one of the server's limits."""
+    """Over one of the server's limits, or, said by the client, larger than a message may be."""
     FAILED = "failed"
     """The server failed on it."""
     DRAINING = "draining"

@@ -84,7 +84,7 @@ class Connection:
     """The transport below a client."""
 
     max_message_bytes: int = 64 * _MEBIBYTE
-    """Largest message either way. Raw 4K frames need 24 MiB."""
+    """Largest message either way. Raw 4K frames need 24 MiB. A frame beyond it is not sent, its verdict is REJECTED."""
     keepalive_s: float = 30.0
     """Seconds without traffic after which the server is asked whether it is alive. Servers refuse clients
     that ask more often than they allow."""

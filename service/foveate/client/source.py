@@ -22,7 +22,7 @@ Offer = Callable[[FrameLike], Coroutine[None, None, bool]]
 async def read_frames(frames: Frames, offer: Offer) -> None:
     """Offer frame after frame until the source or the stream ends; generators are closed afterwards.
 
-    Raises: whatever the source raises.
+    Raises: whatever the source raises; RuntimeError where a plain iterable raises what is no Exception.
     """
     if isinstance(frames, AsyncIterable):
         await _read_async(frames, offer)
@@ -49,8 +49,11 @@ async def _read_in_thread(frames: Iterable[FrameLike], offer: Offer) -> None:
     try:
         while not isinstance(arrived := await hand_over.next(), _End):
             hand_over.taken(await offer(arrived))
-        if arrived.error is not None:
+        if isinstance(arrived.error, Exception):
             raise arrived.error
+        if arrived.error is not None:
+            # Raised in a task, SystemExit would tear down the event loop, and CancelledError pass for the stream's end.
+            raise RuntimeError(f"the source of frames raised {arrived.error!r}") from arrived.error
     finally:
         hand_over.close()
 
@@ -59,7 +62,7 @@ async def _read_in_thread(frames: Iterable[FrameLike], offer: Offer) -> None:
 class _End:
     """The source has ended."""
 
-    error: Exception | None
+    error: BaseException | None
     """What it raised instead of ending in good order."""
 
 
@@ -90,7 +93,7 @@ class _HandOver:
 
     def read(self, frames: Iterable[FrameLike]) -> None:
         """In the thread: bring all frames, then the end."""
-        end: Exception | None = None
+        end: BaseException | None = None
         try:
             iterator = iter(frames)
             try:
@@ -101,7 +104,7 @@ class _HandOver:
                 close: Callable[[], None] | None = getattr(iterator, "close", None)
                 if close is not None:
                     close()
-        except Exception as error:  # noqa: BLE001 - carried into the loop, where it is raised to the caller
+        except BaseException as error:  # noqa: BLE001 - carried into the loop, where it is raised to the caller
             end = error
         self._post(_End(end))
 

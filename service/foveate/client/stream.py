@@ -16,7 +16,7 @@ import grpc
 from foveate.client.call import StreamCall
 from foveate.client.convert import open_message, stream_info_from_message
 from foveate.client.errors import StreamBroken, Unreachable, refused_from_status
-from foveate.client.frame import FrameLike, payload_from_frame
+from foveate.client.frame import FrameLike, oversize, payload_from_frame
 from foveate.client.frame_flow import FrameFlow
 from foveate.client.reconnect import Outage, Reconnect
 from foveate.client.result import Result
@@ -28,11 +28,11 @@ from foveate.proto import vision_pb2
 
 __all__ = ["AsyncStream", "EventKind", "OnEvent", "StreamEvent"]
 
-_ALWAYS_PASSING_CODES = {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+_ALWAYS_PASSING_CODES = {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+"""CANCELLED comes from a server that stops; a cancellation of our own never arrives as a status."""
 _PASSING_CODES = {
     grpc.StatusCode.ABORTED,
     grpc.StatusCode.ALREADY_EXISTS,
-    grpc.StatusCode.CANCELLED,
     grpc.StatusCode.INTERNAL,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
     grpc.StatusCode.UNKNOWN,
@@ -80,6 +80,7 @@ class AsyncStream:
         settings: StreamSettings,
         *,
         live: bool,
+        max_message_bytes: int,
         reconnect: Reconnect,
         on_event: OnEvent | None,
     ) -> None:
@@ -89,6 +90,7 @@ class AsyncStream:
         self._frames = frames
         self._settings = settings
         self._live = live
+        self._max_message_bytes = max_message_bytes
         self._outage = Outage(reconnect, random.Random())
         self._steady_s = reconnect.longest_delay_s
         self._on_event = on_event
@@ -195,7 +197,10 @@ class AsyncStream:
         await self._wakeup.wait_for(lambda: self._flow.has_room or self._ended)
         if self._ended:
             return False
-        self._flow.offer(payload)
+        if why := oversize(payload, self._max_message_bytes):
+            self._flow.reject(why)
+        else:
+            self._flow.offer(payload)
         self._wakeup.notify()
         return True
 

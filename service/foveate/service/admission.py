@@ -21,7 +21,7 @@ from foveate.service.picture_header import picture_format, picture_size
 from foveate.service.prediction import LatencyModel
 from foveate.service.stream import CameraStream
 
-__all__ = ["admit_frame", "admit_stream", "advised_rates", "stream_window"]
+__all__ = ["admit_frame", "admit_stream", "advised_rates", "load", "stream_window"]
 
 _GUARANTEED_LOAD = 0.85
 """Of the engine's time that guaranteed streams may fill together; the rest absorbs jitter."""
@@ -29,8 +29,8 @@ _WINDOW_LATEST = 32
 _WINDOW_BESIDE_QUEUE = 16
 
 
-def admit_stream(options: StreamOptions, latency: LatencyModel, batch_cap: int, guaranteed_fps: float) -> Grant:
-    """Decide what a new stream can be promised beside `guaranteed_fps` frames per second promised already.
+def admit_stream(options: StreamOptions, latency: LatencyModel, batch_cap: int, spoken_for: float) -> Grant:
+    """Decide what a new stream can be promised where a share `spoken_for` of the device (0..1 and beyond) is taken.
 
     Raises: BudgetTooSmall if no frame could ever make its budget.
     """
@@ -41,24 +41,31 @@ def admit_stream(options: StreamOptions, latency: LatencyModel, batch_cap: int, 
             f"the smallest possible is {smallest_ns / 1e6:.1f} ms (two runs of {latency.latency_ns(1) / 1e6:.1f} ms "
             f"and {latency.margin_ns / 1e6:.1f} ms kept free); open the stream with at least that"
         )
-    per_frame_s = latency.latency_ns(batch_cap) / batch_cap / 1e9
-    fits = (guaranteed_fps + options.fps) * per_frame_s <= _GUARANTEED_LOAD
-    return Grant.GUARANTEED if options.fps > 0 and fits else Grant.BEST_EFFORT
+    fits = spoken_for + load(options, latency, batch_cap) <= _GUARANTEED_LOAD
+    return Grant.GUARANTEED if fits else Grant.BEST_EFFORT
+
+
+def load(options: StreamOptions, latency: LatencyModel, batch_cap: int) -> float:
+    """The share of a device's time that a stream asks for; all of it where it does not say how much it sends."""
+    return options.fps * latency.latency_ns(batch_cap) / batch_cap / 1e9 if options.fps else 1.0
 
 
 def advised_rates(streams: Sequence[CameraStream], latency: LatencyModel, batch_cap: int) -> dict[str, float]:
     """Frames per second that each stream of an engine may expect to be answered OK, by stream id.
 
-    The engine's rate is shared out by weight; what a stream does not ask for goes to the others (max-min fair).
+    The engine's rate goes to the highest class first and what that leaves to the next. Within a class it is shared
+    out by weight, and what a stream does not ask for goes to the others (max-min fair).
     """
     left = batch_cap / (latency.latency_ns(batch_cap) / 1e9)
-    open_weight = sum(stream.options.weight for stream in streams)
     rates: dict[str, float] = {}
-    for stream in sorted(streams, key=lambda s: (s.options.fps or math.inf) / s.options.weight):
-        fair = left * stream.options.weight / open_weight
-        rates[stream.stream_id] = rate = min(stream.options.fps or math.inf, fair)
-        left -= rate
-        open_weight -= stream.options.weight
+    for priority in sorted({stream.options.priority for stream in streams}):
+        peers = [stream for stream in streams if stream.options.priority == priority]
+        open_weight = sum(stream.options.weight for stream in peers)
+        for stream in sorted(peers, key=lambda s: (s.options.fps or math.inf) / s.options.weight):
+            fair = left * stream.options.weight / open_weight
+            rates[stream.stream_id] = rate = min(stream.options.fps or math.inf, fair)
+            left = max(0.0, left - rate)
+            open_weight -= stream.options.weight
     return rates
 
 

@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from foveate.engines.errors import ConfigError
 
@@ -42,7 +48,9 @@ class Limits(_Section):
     """Bytes of one frame. A 4K picture as raw RGB has 25 MB; lower it where only JPEG comes in."""
     max_pixels: Annotated[int, Field(ge=64)] = 40_000_000
     """Width times height of one frame, checked in its header before anything is decoded."""
-    max_queue_depth: Annotated[int, Field(ge=1)] = 256
+    max_waiting_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024 * 1024
+    """Bytes of all unanswered frames together; beyond it frames are REJECTED. Keep it well below the memory."""
+    max_queue_depth: Annotated[int, Field(ge=1)] = 64
     """Frames that a stream opened with QUEUE may let wait."""
 
 
@@ -129,30 +137,6 @@ class ServiceConfig(BaseSettings):
     def default_pipeline_name(self) -> str:
         return self.default_pipeline or next(iter(self.pipelines))
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags win over the environment, which wins over the file (see `load_config`)."""
-        return init_settings, env_settings, _FileSettings(settings_cls)
-
-
-class _FileSettings(PydanticBaseSettingsSource):
-    """The TOML file that `load_config` was given."""
-
-    values: dict[str, Any] | None = None
-
-    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        return (self.values or {}).get(field_name), field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        return dict(self.values or {})
-
 
 def load_config(file: Path | None = None, **flags: Any) -> ServiceConfig:
     """The settings from a TOML file, the environment and `flags` (those that are None were not given).
@@ -163,8 +147,8 @@ def load_config(file: Path | None = None, **flags: Any) -> ServiceConfig:
     _refuse_unknown_variables()
     given = {name: value for name, value in flags.items() if value is not None}
     try:
-        _FileSettings.values = tomllib.loads(file.read_text(encoding="utf-8")) if file else None
-        return ServiceConfig(**given)
+        written = tomllib.loads(file.read_text(encoding="utf-8")) if file else {}
+        return _plain(_config_over(written)(**given))
     except OSError as error:
         raise ConfigError(f"no configuration at {file}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -176,8 +160,29 @@ def load_config(file: Path | None = None, **flags: Any) -> ServiceConfig:
             f"{'.'.join(str(part) for part in fault['loc']) or 'settings'}: {fault['msg']}" for fault in error.errors()
         )
         raise ConfigError(f"{origin}: {faults}") from error
-    finally:
-        _FileSettings.values = None
+
+
+def _config_over(written: Mapping[str, Any]) -> type[ServiceConfig]:
+    """The settings' class that falls back on a file's values where neither flags nor the environment set any."""
+
+    class OverFile(ServiceConfig):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, env_settings, InitSettingsSource(settings_cls, init_kwargs=dict(written))
+
+    return OverFile
+
+
+def _plain(config: ServiceConfig) -> ServiceConfig:
+    """The same settings without the sources that they came from, so that equal settings are equal."""
+    return ServiceConfig.model_construct(**{name: getattr(config, name) for name in ServiceConfig.model_fields})
 
 
 def _refuse_unknown_variables() -> None:
@@ -207,7 +212,7 @@ class _CompleteConfig(ServiceConfig):
 
 def config_from_json(text: str) -> ServiceConfig:
     """The settings whose ``model_dump_json()`` this is, whatever the environment says here."""
-    return _CompleteConfig.model_validate_json(text)
+    return _plain(_CompleteConfig.model_validate_json(text))
 
 
 def only_pipelines(config: ServiceConfig, names: Sequence[str]) -> ServiceConfig:

@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from foveate.engines.errors import FoveateError, ProtocolError, StreamTaken
 from foveate.proto import vision_pb2 as pb
@@ -26,6 +27,7 @@ __all__ = ["Connection", "Context"]
 _log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
+_OPEN_WITHIN_S = 10.0
 _READ_AHEAD_WINDOWS = 2
 """A client that sends and never reads is not read from any more once this many windows are unanswered."""
 
@@ -49,7 +51,8 @@ class Connection:
 
     async def serve(self) -> None:
         """Carry the stream until it ends. Raises: FoveateError if it ends badly."""
-        opened = self._opened = await self._open()
+        self._reception.refuse_while_draining()
+        opened = self._opened = await self._opening()
         opened.stream.attach(self._wake.set)
         reader = asyncio.create_task(self._read(opened))
         try:
@@ -59,12 +62,28 @@ class Connection:
             reader.cancel()
             self._reception.close(opened)
 
+    @property
+    def opened(self) -> bool:
+        """Whether its client has said what it wants."""
+        return self._opened is not None
+
+    async def _opening(self) -> OpenedStream:
+        """Wait for `OpenStream`, but not for ever, and not beyond `fail`."""
+        opening, failing = asyncio.create_task(self._open()), asyncio.create_task(self._wake.wait())
+        try:
+            await asyncio.wait((opening, failing), timeout=_OPEN_WITHIN_S, return_when=asyncio.FIRST_COMPLETED)
+            if not opening.done():
+                raise self._failure or ProtocolError(f"no OpenStream came within {_OPEN_WITHIN_S:g} s: send it first")
+            return await opening
+        finally:
+            opening.cancel()
+            failing.cancel()
+
     async def _open(self) -> OpenedStream:
         first = await self._context.read()
         if first is grpc.aio.EOF or first.WhichOneof("message") != "open":
             came = "nothing" if first is grpc.aio.EOF else (first.WhichOneof("message") or "an empty message")
             raise ProtocolError(f"the first message of a stream must be `open`, got {came}: send OpenStream first")
-        self._reception.refuse_while_draining()
         wanted, config = first.open, self._reception.config
         pipeline = self._reception.pipelines.get(wanted.pipeline)
         return self._reception.open(
@@ -95,6 +114,8 @@ class Connection:
             self._wake.set()
         except FoveateError as error:
             self.fail(error)
+        except DecodeError:
+            self.fail(ProtocolError("a message is no protobuf of this service"))
         except Exception:  # noqa: BLE001 - the outer edge of this task: the client must hear of it
             _log.exception("reading stream %s failed", stream.stream_id)
             self.fail(FoveateError("internal error while reading the stream"))
@@ -102,6 +123,7 @@ class Connection:
     async def _write(self, opened: OpenedStream) -> None:
         stream = opened.stream
         while True:
+            self._wake.clear()  # before looking: what comes while a write is under way must wake it again
             while stream.notices:
                 await self._context.write(pb.StreamReply(notice=drain_message(stream.notices.popleft())))
             caught_up = True  # with its client; answers behind the first may wait for it, which is not our delay
@@ -113,7 +135,6 @@ class Connection:
                 raise self._failure
             if self._half_closed and not stream.unanswered:
                 return
-            self._wake.clear()
             await self._wake.wait()
 
     def _result(self, opened: OpenedStream, frame: Frame, answer: Answer, *, caught_up: bool) -> pb.StreamReply:

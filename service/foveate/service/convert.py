@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Sequence
 
@@ -44,6 +45,9 @@ __all__ = [
 _DEFAULT_QUEUE_DEPTH = 8
 _WEIGHTS = (0.001, 1000.0)
 """Beyond them a stream would hold the others off for ever, or be held off."""
+_LOWEST_PRIORITY = 15
+_STREAM_ID = re.compile(r"[\x21-\x7e]{0,128}")
+"""It stands in logs and in every status."""
 _MS = 1_000_000
 _US = 1_000
 _UINT32_MAX = 0xFFFF_FFFF
@@ -68,11 +72,13 @@ def options_from_open(message: pb.OpenStream, pipeline: Pipeline, budget_ms: int
         raise LimitExceeded(f"queue_depth {depth} is above this server's limit of {limits.max_queue_depth}")
     if message.delivery not in _DELIVERIES:
         raise ProtocolError(f"delivery {message.delivery} is unknown: expected LATEST or QUEUE")
+    if not _STREAM_ID.fullmatch(message.stream_id):
+        raise ProtocolError("stream_id must be at most 128 printable ASCII characters without a space")
     return StreamOptions(
         pipeline=pipeline.name,
         budget_ns=(message.budget_ms or budget_ms) * _MS,
         fps=message.fps,
-        priority=message.priority,
+        priority=_priority(message.priority),
         weight=weight,
         delivery=_DELIVERIES[message.delivery],
         queue_depth=depth,
@@ -88,7 +94,7 @@ def options_from_infer(message: pb.InferRequest, pipeline: Pipeline, budget_ms: 
     return StreamOptions(
         pipeline=pipeline.name,
         budget_ns=(message.frame.budget_ms or budget_ms) * _MS,
-        priority=message.priority,
+        priority=_priority(message.priority),
         format=_format(message.format, message.width, message.height),
         width=message.width,
         height=message.height,
@@ -224,6 +230,12 @@ def ledger_message(ledger: Ledger) -> pb.Ledger:
         undelivered=ledger.undelivered,
         **{verdict.value: getattr(ledger, verdict.value) for verdict in Verdict},
     )
+
+
+def _priority(value: int) -> int:
+    if value > _LOWEST_PRIORITY:
+        raise ProtocolError(f"priority must be a class of 0..{_LOWEST_PRIORITY}, not {value}")
+    return value
 
 
 def _format(value: int, width: int, height: int) -> PixelFormat:

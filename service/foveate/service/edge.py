@@ -12,6 +12,7 @@ from importlib.metadata import version
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from foveate.engines.errors import FoveateError, ShuttingDown
 from foveate.proto import vision_pb2 as pb
@@ -32,6 +33,9 @@ from foveate.service.status import status_code
 __all__ = ["VisionEdge"]
 
 _log = logging.getLogger(__name__)
+
+
+_GOING_AWAY = ShuttingDown("the server is going away: open the stream elsewhere")
 
 
 class VisionEdge(pb_grpc.VisionServicer):
@@ -86,16 +90,19 @@ class VisionEdge(pb_grpc.VisionServicer):
         )
 
     async def drained(self, timeout_s: float) -> None:
-        """Wait for the streams to end by themselves, then end those that have not."""
+        """Wait for streams and pictures to end by themselves, then end the streams that have not."""
+        for connection in self._connections:
+            if not connection.opened:
+                connection.fail(_GOING_AWAY)
         await self._all_gone(timeout_s)
         for connection in self._connections:
-            connection.fail(ShuttingDown("the server is going away: open the stream elsewhere"))
+            connection.fail(_GOING_AWAY)
         await self._all_gone(1.0)
 
     async def _all_gone(self, timeout_s: float) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while self._connections:
+                while self._connections or self._reception.single_pictures:
                     self._left.clear()
                     await self._left.wait()
 
@@ -109,6 +116,7 @@ class VisionEdge(pb_grpc.VisionServicer):
             taken = opened.stream.next_answer()
         finally:
             self._reception.close_single(opened)
+            self._left.set()
         if taken is None:
             raise AssertionError("woken without an answer")
         return result_message(*taken, opened.pipeline.model.labels, 0.0)
@@ -121,6 +129,8 @@ async def _errors_to_status(context: Context) -> AsyncIterator[None]:
         yield
     except FoveateError as error:
         await context.abort(status_code(error), str(error))
+    except DecodeError:
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the message is no protobuf of this service")
     except grpc.aio.AbortError:
         raise
     except Exception:  # noqa: BLE001 - the outer edge of the RPC

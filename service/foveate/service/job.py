@@ -12,21 +12,45 @@ if TYPE_CHECKING:
 
 __all__ = ["DecodeCost", "Job"]
 
-_FIRST_GUESS_NS_PER_PIXEL = 8
+_FIXED_NS = 200_000
+_FIRST_GUESS = 8.0
+"""Nanoseconds per pixel of a JPEG on one core, with room to spare."""
 _WEIGHT = 0.2
+_MOST_GROWTH = 4.0
+"""A sample counts as at most this many times what was expected: one stall must not make a stream infeasible."""
+_IDLE_BEFORE_RELAXING_NS = 1_000_000_000
 
 
 @dataclass(slots=True)
 class DecodeCost:
-    """What decoding a frame of a stream takes, tracked per stream: cameras differ, a camera hardly changes."""
+    """What decoding a frame of a stream takes, tracked per pixel: cameras differ, a camera hardly changes."""
 
-    tracked_ns: int = 0
+    _took_ns: float = _FIRST_GUESS
+    _pixels: float = 1.0
+    _last_ns: int = 0
 
-    def predict_ns(self, width: int, height: int) -> int:
-        return self.tracked_ns or _FIRST_GUESS_NS_PER_PIXEL * width * height
+    @property
+    def ns_per_pixel(self) -> float:
+        return self._took_ns / self._pixels
 
-    def observe(self, took_ns: int) -> None:
-        self.tracked_ns = int(self.tracked_ns + _WEIGHT * (took_ns - self.tracked_ns)) if self.tracked_ns else took_ns
+    def predict_ns(self, pixels: int, now_ns: int) -> int:
+        """The time to decode that many pixels.
+
+        While nothing is decoded a high rate falls back by halves: only a decode can show that it is wrong, and a
+        frame that is refused for it is not decoded.
+        """
+        if self.ns_per_pixel > _FIRST_GUESS and now_ns - self._last_ns > _IDLE_BEFORE_RELAXING_NS:
+            self._took_ns = self._pixels * (_FIRST_GUESS + self.ns_per_pixel) / 2
+            self._last_ns = now_ns
+        return _FIXED_NS + int(self.ns_per_pixel * pixels)
+
+    def observe(self, pixels: int, took_ns: int, now_ns: int) -> None:
+        """Learn from a decode that ended now. Times and pixels are averaged apart, so that large frames weigh more."""
+        expected_ns = self.ns_per_pixel * pixels
+        sample_ns = min(max(0, took_ns - _FIXED_NS), _MOST_GROWTH * expected_ns)
+        self._took_ns += _WEIGHT * (sample_ns - self._took_ns)
+        self._pixels += _WEIGHT * (pixels - self._pixels)
+        self._last_ns = now_ns
 
 
 @dataclass(slots=True, eq=False)
@@ -43,3 +67,8 @@ class Job:
     answer: Answer | None = None
     cancelled: bool = False
     """Its client is gone: it will not be answered."""
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that the frame takes here; what lies in shared memory is its client's."""
+        return len(self.frame.data) if isinstance(self.frame.data, bytes) else 0

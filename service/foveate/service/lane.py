@@ -99,12 +99,13 @@ class Lane:
 
     def submit(self, job: Job) -> list[Answered]:
         """Let an admitted frame wait for a batch. Returns the frames that this answers at once, if any."""
-        prepare_ns = job.stream.decode_cost.predict_ns(job.width, job.height)
+        now_ns = time.monotonic_ns()
+        prepare_ns = job.stream.decode_cost.predict_ns(job.width * job.height, now_ns)
         waiting = Waiting(job, job.stream.share, job.frame.deadline_ns, prepare_ns)
         with self._lock:
-            now_ns = time.monotonic_ns()
             refusals = self._scheduler.arrive(waiting, now_ns, self._turns.free_ns(now_ns))
             self._arrived.notify()
+            self._turns.wake()  # no thread may be free to plan: those that wait to run see to its deadline
         return [refused(refusal) for refusal in refusals]
 
     def withdraw(self, share: StreamShare) -> None:
@@ -162,7 +163,10 @@ class Lane:
                     return Batch(turn, plan.ends_ns, tuple(Entry(job) for job in plan.batch))
                 if self._closing and not len(self._scheduler):
                     return None
-                self._arrived.wait(None if plan.wake_at_ns is None else (plan.wake_at_ns - now_ns) / 1e9)
+                if self._turns.overrun(now_ns):
+                    self._arrived.wait(_seconds_until(self._scheduler.next_expiry_ns(), now_ns))
+                else:
+                    self._arrived.wait(None if plan.wake_at_ns is None else (plan.wake_at_ns - now_ns) / 1e9)
 
     def _carry(self, slot: Slot, batch: Batch) -> list[Answered]:
         """Decode, run, and turn the outputs into answers: one for every frame of the batch."""
@@ -199,7 +203,7 @@ class Lane:
             _log.exception("decoding a %s frame failed", job.format.name)
             entry.refuse(Verdict.FAILED, f"the decoder failed: {type(error).__name__}")
         entry.decoded_ns = time.monotonic_ns()
-        job.stream.decode_cost.observe(entry.decoded_ns - entry.began_ns)
+        job.stream.decode_cost.observe(job.width * job.height, entry.decoded_ns - entry.began_ns, entry.decoded_ns)
 
     def _begin(self, slot: Slot, batch: Batch) -> bool:
         """Wait for the batch's turn and enter its run; False if none of its frames can be run any more.
@@ -208,18 +212,18 @@ class Lane:
         may be stuck, and no other thread may be free to plan.
         """
         with self._lock:
+            self._turns.ready(batch.turn)
             while True:
                 now_ns = time.monotonic_ns()
                 self._expire(batch, now_ns)
+                if not batch.ready():
+                    self._turns.pass_on(batch.turn)
+                    self._arrived.notify()  # the engine is free earlier than was planned for
+                    return False
                 if self._turns.is_up(batch.turn):
                     break
-                self._turns.wait(self._until_next_expiry_s(batch, now_ns))
-            ready = batch.ready()
-            if not ready:
-                self._turns.pass_on(batch.turn)
-                self._arrived.notify()  # the engine is free earlier than was planned for
-                return False
-            self._turns.begin(batch.turn, self.latency.latency_ns(len(ready)), now_ns)
+                self._turns.wait(_seconds_until(self._next_expiry_ns(batch), now_ns))
+            self._turns.begin(batch.turn, self.latency.latency_ns(len(batch.ready())), now_ns)
         pixels = slot.inputs[self._input]
         for to, row in enumerate(row for row, entry in enumerate(batch.entries) if entry.refusal is None):
             if to != row:  # a frame before it has fallen out: close the gap
@@ -228,21 +232,24 @@ class Lane:
 
     def _expire(self, batch: Batch, now_ns: int) -> None:
         waiting = self._scheduler.expire(now_ns, self._turns.free_ns(now_ns))
-        ready = batch.ready()
-        latency_ns = self.latency.latency_ns(len(ready)) if ready else 0
-        for entry in ready:
-            if now_ns + latency_ns > entry.job.frame.deadline_ns:
-                entry.refuse(Verdict.EXPIRED, "the batch before it took longer than predicted")
+        needed_ns = self._needed_ns(batch)
+        for entry in batch.ready():
+            if now_ns + needed_ns > entry.job.frame.deadline_ns:
+                entry.refuse(Verdict.EXPIRED, "its decoding, or the batch before it, took longer than predicted")
         if answers := [refused(refusal) for refusal in waiting] + batch.refusals():
             self._on_answers(answers)
 
-    def _until_next_expiry_s(self, batch: Batch, now_ns: int) -> float | None:
-        ready = batch.ready()
-        latency_ns = self.latency.latency_ns(len(ready)) if ready else 0
-        ends = [entry.job.frame.deadline_ns - latency_ns for entry in ready]
+    def _next_expiry_ns(self, batch: Batch) -> int | None:
+        needed_ns = self._needed_ns(batch)
+        ends = [entry.job.frame.deadline_ns - needed_ns for entry in batch.ready()]
         if (waiting_ns := self._scheduler.next_expiry_ns()) is not None:
             ends.append(waiting_ns)
-        return max(0.0, (min(ends) - now_ns) / 1e9) + _TICK_S if ends else None
+        return min(ends, default=None)
+
+    def _needed_ns(self, batch: Batch) -> int:
+        """From the start of a decoded batch until its answers are out."""
+        ready = batch.ready()
+        return self.latency.latency_ns(len(ready)) + self.latency.reply_ns if ready else 0
 
     def _run(self, slot: Slot, size: int) -> Run:
         """Run the batch whose turn it is, and learn from it."""
@@ -255,15 +262,13 @@ class Lane:
                 self._throughput.count(size, started_ns, ended_ns)
         finally:
             with self._lock:
-                self._turns.end(time.monotonic_ns())
+                self._turns.end()
                 self._arrived.notify()
         return Run(self.engine_name, size, started_ns, times)
 
     def _leave(self, batch: Batch) -> None:
         """Give up the batch's turn, if it has not had it."""
         with self._lock:
-            while self._turns.is_planned(batch.turn) and not self._turns.is_up(batch.turn):
-                self._turns.wait(None)
             if self._turns.is_planned(batch.turn):
                 self._turns.pass_on(batch.turn)
             self._arrived.notify()
@@ -279,6 +284,10 @@ class Lane:
             _log.exception("the outputs of %s could not be understood", self.engine_name)
             return entry.failed(f"post-processing failed: {type(error).__name__}", self.engine_name, run.size)
         return entry.answered(output, run, batch.ends_ns, began_ns)
+
+
+def _seconds_until(moment_ns: int | None, now_ns: int) -> float | None:
+    return None if moment_ns is None else max(0.0, (moment_ns - now_ns) / 1e9) + _TICK_S
 
 
 def _pixels(job: Job) -> bytes:

@@ -19,6 +19,9 @@ _FLIPS = {1: (1, 1), 2: (1, -1), 3: (-1, -1), 4: (-1, 1), 5: (1, 1), 6: (1, -1),
 
 _JPEG_SIZES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})  # SOF markers; the three others are tables
 _JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length
+_JPEG_SCAN = b"\xff\xda"
+_JPEG_MOST_SCANS = 64
+"""Encoders make at most a dozen or two; a few hundred bytes per scan can keep a decoder busy for hours."""
 _JPEG_MOST_MARKERS = 4096
 """Before the frame header, fill bytes included: real pictures have tens, and a made-up one must not hold the loop."""
 
@@ -104,6 +107,11 @@ def _tiff_orientation(tiff: bytes | memoryview) -> int:
 
 
 def _jpeg_size(data: bytes | memoryview) -> tuple[int, int]:
+    scans = bytes(data).count(_JPEG_SCAN)
+    if scans > _JPEG_MOST_SCANS:
+        raise BadFrame(
+            f"a JPEG in {scans} scans, at most {_JPEG_MOST_SCANS} are decoded: each costs as much as a picture"
+        )
     for marker, at in _jpeg_segments(data):
         if marker in _JPEG_SIZES:
             height, width = struct.unpack_from(">HH", data, at + 5)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from foveate.engines.contract import Engine, EngineInfo
+from foveate.engines.contract import Engine, EngineInfo, Slot
 from foveate.engines.errors import ConfigError, EngineError, FoveateError, NoSuchPipeline, ProtocolError
 from foveate.engines.profile import LatencyProfile, batch_buckets, measure_profile
 from foveate.engines.registry import engine_class
@@ -144,31 +147,34 @@ def _open(
     )
     try:
         engine.load()
-        profile = _profile(engine, settings, model, store)
-        _warm_up(engine)
+        profile = _warm_profile(engine, settings, model, store)
         return open_pipeline(name, model, engine, profile, on_answers, wanted=wanted, decoders=config.decode_threads)
     except BaseException:
         engine.close()
         raise
 
 
-def _warm_up(engine: Engine) -> None:
-    """Run each batch size once: the first run of a shape allocates, and no client shall pay for that."""
+def _warm_profile(engine: Engine, settings: EngineConfig, model: PreparedModel, store: ModelStore) -> LatencyProfile:
+    """The engine's profile, after each batch size has run: the first run of a shape allocates."""
     slot = engine.new_slot()
     for batch in batch_buckets(engine.info.max_batch):
         engine.run(slot, batch)
+    return _profile(engine, slot, settings, model, store)
 
 
-def _profile(engine: Engine, settings: EngineConfig, model: PreparedModel, store: ModelStore) -> LatencyProfile:
+def _profile(
+    engine: Engine, slot: Slot, settings: EngineConfig, model: PreparedModel, store: ModelStore
+) -> LatencyProfile:
     """The engine's profile as it was measured on this machine before, or measured now and kept."""
     info = engine.info
-    made_of = (model.key, info.backend, info.backend_version, info.precision, info.device.replace(":", ""))
-    key = "-".join((*made_of, f"b{info.max_batch}", f"t{settings.threads}"))
+    threads = settings.threads or len(os.sched_getaffinity(0))
+    made_of = (model.key, info.backend, info.backend_version, info.precision, info.device, info.max_batch, threads)
+    key = hashlib.sha256(repr((*made_of, platform.node())).encode()).hexdigest()
     try:
         if kept := store.read_profile(key):
             return LatencyProfile.from_json(kept)
     except EngineError as error:
         _log.warning("the kept profile of %s is not usable and is measured again: %s", info.name, error)
-    profile = measure_profile(engine, time_limit_s=settings.profile_s)
+    profile = measure_profile(engine, slot=slot, time_limit_s=settings.profile_s)
     store.write_profile(key, profile.to_json())
     return profile

@@ -27,6 +27,7 @@ class LatencyModel:
         self._errors: deque[int] = deque(maxlen=_RUN_WINDOW)
         self._replies: deque[int] = deque(maxlen=_REPLY_WINDOW)
         self._last_run_ns: int | None = None
+        self._reply_ns = 0
         self._margin_ns = _SMALLEST_ERROR_NS
 
     @property
@@ -47,6 +48,11 @@ class LatencyModel:
         frame infeasible.
         """
         return self._margin_ns
+
+    @property
+    def reply_ns(self) -> int:
+        """The part of the margin that the answer's way out needs, however well the run was predicted."""
+        return self._reply_ns
 
     @property
     def smallest_budget_ns(self) -> int:
@@ -88,8 +94,8 @@ class LatencyModel:
 
     def _set_margin(self) -> None:
         error = min(_quantile(self._errors, 0.999), self.latency_ns(1))
-        reply = min(_quantile(self._replies, 0.99), _LONGEST_REPLY_NS)
-        self._margin_ns = max(_SMALLEST_ERROR_NS, error) + reply
+        self._reply_ns = min(_quantile(self._replies, 0.99), _LONGEST_REPLY_NS)
+        self._margin_ns = max(_SMALLEST_ERROR_NS, error) + self._reply_ns
 
 
 def _quantile(values: deque[int], share: float) -> int:

@@ -10,11 +10,11 @@ from foveate.engines.errors import ShuttingDown
 from foveate.service import admission
 from foveate.service.batch import Answered
 from foveate.service.config import ServiceConfig
-from foveate.service.frame import Answer, Frame, Grant, StreamOptions, Verdict
+from foveate.service.frame import Answer, Frame, StreamOptions, Verdict
 from foveate.service.ledger import Ledger
 from foveate.service.pipeline import Pipeline, PipelineSet
 from foveate.service.registry import StreamRegistry
-from foveate.service.stream import CameraStream, DrainNotice
+from foveate.service.stream import CameraStream, DrainNotice, HeldBytes
 
 __all__ = ["OpenedStream", "Reception", "deliver"]
 
@@ -43,6 +43,8 @@ class Reception:
         self.pipelines = pipelines
         self.streams = StreamRegistry(config.limits.max_streams, config.resume_s)
         self.draining = False
+        self._held = HeldBytes()
+        self._singles: set[CameraStream] = set()
         self._rates: dict[str, tuple[int, dict[str, float]]] = {}
 
     def open(
@@ -59,13 +61,15 @@ class Reception:
         Raises: BudgetTooSmall, Overloaded, StreamTaken, ShuttingDown.
         """
         self.refuse_while_draining()
-        cap = pipeline.lane.statistics().batch_cap
-        grant = admission.admit_stream(options, pipeline.lane.latency, cap, self._guaranteed_fps(pipeline))
+        earlier = self.streams.resumable(resume_token)  # first: what it held is free again
+        cap, spoken_for = pipeline.lane.statistics().batch_cap, self._spoken_for(options.priority)
+        grant = admission.admit_stream(options, pipeline.lane.latency, cap, spoken_for)
         window = admission.stream_window(options)
-        if earlier := self.streams.resumable(resume_token):
+        if earlier:
             stream = earlier.successor(options, window)
         else:
-            stream = CameraStream(stream_id or self.streams.new_id(), options, window, self.streams.new_token())
+            name, token = stream_id or self.streams.new_id(), self.streams.new_token()
+            stream = CameraStream(name, options, window, token, self._held)
         stream.grant = grant
         self.streams.open(stream, disconnect)
         return OpenedStream(stream, pipeline)
@@ -73,7 +77,9 @@ class Reception:
     def open_single(self, pipeline: Pipeline, options: StreamOptions) -> OpenedStream:
         """A stream of one frame, which is not listed. Raises: ShuttingDown."""
         self.refuse_while_draining()
-        return OpenedStream(CameraStream("", options, 1, ""), pipeline)
+        stream = CameraStream("", options, 1, "", self._held)
+        self._singles.add(stream)
+        return OpenedStream(stream, pipeline)
 
     def take(self, opened: OpenedStream, frame: Frame) -> None:
         """Start a frame on its way, or answer it at once."""
@@ -85,6 +91,10 @@ class Reception:
             stream.settle(job, Answer(Verdict.DRAINING, "the server is going away: send it elsewhere"))
         elif refusal := admission.admit_frame(job, self.config.limits, self.config.shared_memory):
             stream.settle(job, refusal)
+        elif self._held.total > self.config.limits.max_waiting_bytes:
+            stream.settle(
+                job, Answer(Verdict.REJECTED, "the server holds as many unanswered bytes as it may: send less")
+            )
         else:
             deliver(opened.pipeline.lane.submit(job))
 
@@ -99,7 +109,9 @@ class Reception:
         self.streams.park(opened.stream)
 
     def close_single(self, opened: OpenedStream) -> None:
+        """A single picture is answered, or its client is gone."""
         self.abandon(opened)
+        self._singles.discard(opened.stream)
         self.streams.count(opened.stream.ledger)
 
     def start_draining(self, grace_ms: int) -> None:
@@ -107,6 +119,11 @@ class Reception:
         self.draining = True
         for stream in self.streams:
             stream.notify(DrainNotice(grace_ms))
+
+    @property
+    def single_pictures(self) -> int:
+        """Pictures that are not answered yet."""
+        return len(self._singles)
 
     def refuse_while_draining(self) -> None:
         if self.draining:
@@ -124,11 +141,19 @@ class Reception:
 
     def ledger(self) -> Ledger:
         """Over all streams and single pictures since the start."""
-        return self.streams.ledger()
+        total = self.streams.ledger()
+        for stream in self._singles:
+            total.add(stream.ledger)
+        return total
 
     def _streams_of(self, pipeline: str) -> list[CameraStream]:
         return [stream for stream in self.streams if stream.options.pipeline == pipeline]
 
-    def _guaranteed_fps(self, pipeline: Pipeline) -> float:
-        streams = self._streams_of(pipeline.name)
-        return sum(stream.options.fps for stream in streams if stream.grant is Grant.GUARANTEED)
+    def _spoken_for(self, priority: int) -> float:
+        """The share of the device that streams of this class and higher ones ask for, over all pipelines."""
+        total = 0.0
+        for stream in self.streams:
+            if stream.options.priority <= priority:
+                lane = self.pipelines.get(stream.options.pipeline).lane
+                total += admission.load(stream.options, lane.latency, lane.statistics().batch_cap)
+        return total

@@ -119,7 +119,7 @@ class Scheduler(Generic[F]):
             self._budgets_ns.append(waiting.deadline_ns - now_ns)
         short_ns = _short_by_ns(waiting, now_ns, needed_ns, engine_free_ns)
         if short_ns > 0:
-            return [Refusal(waiting.frame, Verdict.INFEASIBLE, self._too_late(short_ns, "on arrival"))]
+            return [Refusal(waiting.frame, Verdict.INFEASIBLE, self._too_late(waiting, short_ns, "on arrival"))]
         queue = self._waiting.get(id(share))
         if not queue:
             served_ns = self._virtual_now_ns.get(share.priority, 0.0)
@@ -183,10 +183,10 @@ class Scheduler(Generic[F]):
         """What a frame that runs alone must have left before its deadline when its run starts."""
         return self.latency.latency_ns(1) + self.latency.margin_ns
 
-    def _too_late(self, short_ns: int, when: str) -> str:
+    def _too_late(self, waiting: Waiting[F], short_ns: int, when: str) -> str:
         return (
-            f"predicted {short_ns / 1e6:.1f} ms too late {when}: a run takes "
-            f"{self.latency.latency_ns(1) / 1e6:.1f} ms, and {self.latency.margin_ns / 1e6:.1f} ms are kept free"
+            f"predicted {short_ns / 1e6:.1f} ms too late {when}: decoding takes {waiting.prepare_ns / 1e6:.1f} ms, "
+            f"a run {self.latency.latency_ns(1) / 1e6:.1f} ms, and {self.latency.margin_ns / 1e6:.1f} ms are kept free"
         )
 
     def _drop_late(self, now_ns: int, engine_free_ns: int) -> Iterator[Refusal[F]]:
@@ -196,7 +196,7 @@ class Scheduler(Generic[F]):
                 short_ns = _short_by_ns(waiting, now_ns, needed_ns, engine_free_ns)
                 if short_ns > 0:
                     queue.remove(waiting)
-                    yield Refusal(waiting.frame, Verdict.EXPIRED, self._too_late(short_ns, "while it waited"))
+                    yield Refusal(waiting.frame, Verdict.EXPIRED, self._too_late(waiting, short_ns, "while it waited"))
             if not queue:
                 del self._waiting[key]
 

@@ -67,15 +67,20 @@ class Server:
         """
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         cv2.setNumThreads(1)  # frames are decoded side by side; threads within one would only compete
+        server = grpc.aio.server(options=_channel_options(self._config))
+        self.address = _bound_address(
+            server, self._config.listen
+        )  # first: loading takes a while, a taken port does not
         self._pipelines = await asyncio.to_thread(self._opening, self._config, self._on_answers)
         try:
             self._reception = Reception(self._config, self._pipelines)
             self._edge = VisionEdge(self._reception)
-            self._grpc = self._listen(self._edge)
-            await self._grpc.start()
+            self._add_services(server, self._edge)
+            await server.start()
         except BaseException:
             await asyncio.to_thread(self._pipelines.close)
             raise
+        self._grpc = server
         await self._report_health(health_pb2.HealthCheckResponse.SERVING)
         return self.address
 
@@ -94,26 +99,11 @@ class Server:
         await asyncio.to_thread(self._reception.pipelines.close)
         self._grpc = None
 
-    def _listen(self, edge: VisionEdge) -> grpc.aio.Server:
-        server = grpc.aio.server(options=_channel_options(self._config))
+    def _add_services(self, server: grpc.aio.Server, edge: VisionEdge) -> None:
         vision_pb2_grpc.add_VisionServicer_to_server(edge, server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (
-            _SERVICE,
-            health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
-            reflection.SERVICE_NAME,
-        )
-        reflection.enable_server_reflection(names, server)
-        listen = self._config.listen
-        try:
-            port = server.add_insecure_port(listen)
-        except RuntimeError as error:
-            raise ConfigError(
-                f"cannot listen on {listen}: expected HOST:PORT that is free here, or unix:PATH; "
-                "another server may be running, port 0 takes any free one"
-            ) from error
-        self.address = listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"
-        return server
+        health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+        reflection.enable_server_reflection((_SERVICE, health, reflection.SERVICE_NAME), server)
 
     async def _report_health(self, state: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         if self._pipelines is None:
@@ -147,6 +137,17 @@ async def serve(
             await drain
         await server.stop(0)
     again.cancel()
+
+
+def _bound_address(server: grpc.aio.Server, listen: str) -> str:
+    try:
+        port = server.add_insecure_port(listen)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"cannot listen on {listen}: expected HOST:PORT that is free here, or unix:PATH; "
+            "another server may be running, port 0 takes any free one"
+        ) from error
+    return listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"
 
 
 def _channel_options(config: ServiceConfig) -> list[tuple[str, int]]:

@@ -15,7 +15,7 @@ from foveate.service.job import DecodeCost, Job
 from foveate.service.ledger import Ledger
 from foveate.service.scheduler import StreamShare
 
-__all__ = ["CameraStream", "DrainNotice"]
+__all__ = ["CameraStream", "DrainNotice", "HeldBytes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +25,19 @@ class DrainNotice:
     grace_ms: int
 
 
+@dataclass(slots=True)
+class HeldBytes:
+    """Bytes of the frames that a server holds because they are not answered yet, over all its streams."""
+
+    total: int = 0
+
+
 class CameraStream:
     """The state of one stream, from its opening to its last answer, over reconnects too."""
 
-    def __init__(self, stream_id: str, options: StreamOptions, window: int, resume_token: str) -> None:
+    def __init__(
+        self, stream_id: str, options: StreamOptions, window: int, resume_token: str, held: HeldBytes | None = None
+    ) -> None:
         self.stream_id = stream_id
         self.options = options
         self.window = window
@@ -39,13 +48,14 @@ class CameraStream:
         self.ledger = Ledger()
         self.decode_cost = DecodeCost()
         self.notices: deque[DrainNotice] = deque()
+        self._held = held or HeldBytes()
         self._jobs: deque[Job] = deque()
         self._last_sequence: int | None = None
         self._on_ready: Callable[[], None] = _nobody
 
     def successor(self, options: StreamOptions, window: int) -> CameraStream:
         """The stream that goes on after a lost connection: new wishes, under the same name, numbers and counts."""
-        after = CameraStream(self.stream_id, options, window, self.resume_token)
+        after = CameraStream(self.stream_id, options, window, self.resume_token, self._held)
         after.opened_ns, after.ledger, after.decode_cost = self.opened_ns, self.ledger, self.decode_cost
         after._last_sequence = self._last_sequence
         return after
@@ -68,6 +78,7 @@ class CameraStream:
         self.ledger.received += 1
         waiting = len(self._jobs)
         self._jobs.append(job)
+        self._held.total += job.held_bytes
         if self._last_sequence is not None and frame.sequence <= self._last_sequence:
             came = "came twice" if frame.sequence == self._last_sequence else "goes backwards"
             expected = f"expected one above {self._last_sequence}: number frames upwards"
@@ -84,6 +95,7 @@ class CameraStream:
         if job.answer is not None or job.cancelled:
             return
         job.answer = answer if answer.ready_ns else replace(answer, ready_ns=time.monotonic_ns())
+        self._held.total -= job.held_bytes
         job.frame = replace(job.frame, data=b"")  # the pixels are not needed any more, the answer may wait long
         self.ledger.settle(answer.verdict)
         if self._jobs and self._jobs[0].answer is not None:
@@ -109,6 +121,7 @@ class CameraStream:
         cancelled = [job for job in self._jobs if job.answer is None]
         for job in cancelled:
             job.cancelled = True
+            self._held.total -= job.held_bytes
         self.ledger.cancelled += len(cancelled)
         self.ledger.undelivered += len(self._jobs) - len(cancelled)
         self._jobs.clear()

@@ -1,45 +1,70 @@
-"""The engine's calendar: batches run in the order in which they were planned, a few at a time."""
+"""The engine's calendar: batches that are decoded run in the order of their planning, a few at a time."""
 
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 
 __all__ = ["Turns"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    latency_ns: int
+    starts_ns: int
 
 
 class Turns:
     """Whose turn it is on an engine, and when the engine is predicted to be free. Guarded by the lane's lock.
 
-    A batch takes a turn when it is planned; once that is up it begins and ends it, or passes it on.
+    A batch takes a turn when it is planned and is ready once it is decoded. When its turn is up it begins and ends
+    it; it may also pass it on. A batch that is ready overtakes one that is not: slow decoding holds up nobody else.
     """
 
     def __init__(self, lock: threading.Lock, max_in_flight: int) -> None:
         self._changed = threading.Condition(lock)
         self._max_in_flight = max_in_flight
-        self._planned_ns: dict[int, int] = {}
+        self._planned: dict[int, _Planned] = {}
+        self._ready: set[int] = set()
         self._next = 0
-        self._up = 0
         self._in_flight = 0
-        self._free_ns = 0
+        self._run_ends_ns = 0
 
     def free_ns(self, now_ns: int) -> int:
-        """When all that is running and planned is predicted to be done; not before now."""
-        return max(now_ns + sum(self._planned_ns.values()), self._free_ns)
+        """When all that runs and is planned is predicted to be done; not before now.
+
+        A batch whose decoding leaves room for another run before it, or takes that much longer than was
+        predicted, is left out: others go first.
+        """
+        free_ns = max(now_ns, self._run_ends_ns) if self._in_flight else now_ns
+        for turn, planned in self._planned.items():
+            if turn in self._ready:
+                free_ns += planned.latency_ns
+            elif planned.starts_ns - free_ns <= planned.latency_ns and now_ns - planned.starts_ns <= planned.latency_ns:
+                free_ns = max(free_ns, planned.starts_ns) + planned.latency_ns
+        return free_ns
 
     def take(self, latency_ns: int, ends_ns: int) -> int:
         """The turn of a batch that is planned to run for `latency_ns` until `ends_ns`."""
         turn, self._next = self._next, self._next + 1
-        self._planned_ns[turn] = latency_ns
-        self._free_ns = ends_ns
+        self._planned[turn] = _Planned(latency_ns, ends_ns - latency_ns)
         return turn
 
     def is_planned(self, turn: int) -> bool:
         """Whether the batch of that turn has neither begun nor passed it on."""
-        return turn in self._planned_ns
+        return turn in self._planned
+
+    def ready(self, turn: int) -> None:
+        """The batch of that turn is decoded."""
+        self._ready.add(turn)
 
     def is_up(self, turn: int) -> bool:
-        """Whether the batches planned before have begun, and there is room for one more."""
-        return self._up == turn and self._in_flight < self._max_in_flight
+        """Whether no batch planned before is ready too, and there is room for one more."""
+        return turn in self._ready and turn == min(self._ready) and self._in_flight < self._max_in_flight
+
+    def overrun(self, now_ns: int) -> bool:
+        """Whether a run is overdue and another batch is planned behind it: its end, not time, decides what is next."""
+        return self._in_flight > 0 and bool(self._planned) and self._run_ends_ns < now_ns
 
     def wait(self, timeout_s: float | None) -> None:
         """Block, with the lock released, until turns have changed or the time is over."""
@@ -49,16 +74,19 @@ class Turns:
         """Enter the run of a turn that is up."""
         self.pass_on(turn)
         self._in_flight += 1
-        self._free_ns = now_ns + latency_ns + sum(self._planned_ns.values())
+        self._run_ends_ns = now_ns + latency_ns
 
     def pass_on(self, turn: int) -> None:
-        """Let the next one have the turn that is up: its batch does not run."""
-        self._free_ns -= self._planned_ns.pop(turn)
-        self._up += 1
+        """Give up the turn: its batch does not run."""
+        del self._planned[turn]
+        self._ready.discard(turn)
         self._changed.notify_all()
 
-    def end(self, now_ns: int) -> None:
+    def wake(self) -> None:
+        """Let those that wait look again: something else than a turn has changed."""
+        self._changed.notify_all()
+
+    def end(self) -> None:
         """Leave the run: the next may begin."""
         self._in_flight -= 1
-        self._free_ns = now_ns + sum(self._planned_ns.values())
         self._changed.notify_all()

@@ -10,7 +10,7 @@ import grpc
 import numpy as np
 import pytest
 
-from foveate.client import Client, NoSuchPipeline, PixelFormat, Unreachable, Verdict
+from foveate.client import Client, Connection, NoSuchPipeline, PixelFormat, Unreachable, Verdict
 from foveate.client.reconnect import Reconnect
 from foveate.proto import vision_pb2
 from support.scripted_server import ScriptedCall, answer_all, server_in_thread
@@ -92,6 +92,37 @@ def test_refusals_of_single_pictures_are_typed() -> None:
         server.infer = infer
         with pytest.raises(NoSuchPipeline, match="there is faces"):
             client.infer(b"picture", pipeline="facs")
+
+
+def test_a_picture_whose_server_stops_meanwhile() -> None:
+    async def infer(_request: vision_pb2.InferRequest, context: Any) -> vision_pb2.FrameResult:
+        await context.abort(grpc.StatusCode.CANCELLED, "the server stops")
+        raise AssertionError
+
+    with server_in_thread(answer_all) as server, Client(server.target) as client:
+        server.infer = infer
+        with pytest.raises(Unreachable, match=f"no answer from {server.target}: CANCELLED: the server stops"):
+            client.infer(b"picture")
+
+
+def test_a_picture_too_large_for_a_message_is_rejected_unsent() -> None:
+    with server_in_thread(answer_all) as server:
+        with Client(server.target, connection=Connection(max_message_bytes=1000)) as client:
+            result = client.infer(bytes(1001))
+        assert result.verdict is Verdict.REJECTED
+        assert "1001 bytes" in result.message
+        assert "max_message_bytes = 1000" in result.message
+
+
+def test_a_source_that_exits_does_not_hang_the_stream_nor_end_the_client() -> None:
+    def exits() -> Iterator[bytes]:
+        yield b"picture"
+        raise SystemExit(3)
+
+    with server_in_thread(answer_all) as server, Client(server.target) as client:
+        with pytest.raises(RuntimeError, match=r"SystemExit\(3\)"):
+            list(client.stream(exits()))
+        assert [result.verdict for result in client.stream([b"picture"])] == [Verdict.OK]
 
 
 def test_what_the_server_serves_and_how_it_does() -> None:

@@ -15,6 +15,7 @@ from foveate.client import (
     AsyncClient,
     AsyncStream,
     BudgetTooSmall,
+    Connection,
     Delivery,
     EventKind,
     Frame,
@@ -29,6 +30,9 @@ from foveate.client import (
     Unreachable,
     Verdict,
 )
+from foveate.client.convert import frame_message
+from foveate.client.frame import Payload
+from foveate.client.frame_flow import SentFrame
 from foveate.proto import vision_pb2
 from support.scripted_server import ScriptedCall, answer_all, serving
 
@@ -505,6 +509,78 @@ def test_a_source_that_fails_is_heard_after_its_results() -> None:
             with pytest.raises(OSError, match="unplugged"):
                 await verdicts(client.stream(breaks()), seen)
             assert seen == [(1, Verdict.OK), (2, Verdict.OK)]
+
+    run(test)
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError()])
+def test_a_source_that_raises_no_exception_ends_the_stream_too(error: BaseException) -> None:
+    def exits() -> Iterator[bytes]:
+        yield b"picture"
+        raise error
+
+    async def test() -> None:
+        async with serving(answer_all) as server, AsyncClient(server.target) as client:
+            seen: list[tuple[int, Verdict]] = []
+            with pytest.raises(RuntimeError, match=f"source of frames raised {type(error).__name__}") as raised:
+                await verdicts(client.stream(exits()), seen)
+            assert raised.value.__cause__ is error
+            assert seen == [(1, Verdict.OK)]
+
+    run(test)
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_frame_too_large_for_a_message_is_rejected_and_the_stream_goes_on(live: bool) -> None:
+    received: list[bytes] = []
+
+    async def script(call: ScriptedCall) -> None:
+        await call.accept()
+        while (frame := await call.frame()) is not None:
+            received.append(frame.data)
+            await call.answer(frame.sequence)
+
+    largest = bytes(2000 - 64)
+    sequence = iter([b"first", largest + b"!", largest])
+
+    async def test() -> None:
+        answered = asyncio.Event()
+
+        async def source() -> AsyncIterator[bytes]:
+            for data in sequence:
+                yield data
+                if live:  # or a live source would drop frames
+                    await answered.wait()
+                    answered.clear()
+
+        connection = Connection(max_message_bytes=2000)
+        async with serving(script) as server, AsyncClient(server.target, connection=connection) as client:
+            results = []
+            async for result in client.stream(source(), live=live):
+                results.append(result)
+                answered.set()
+            assert len(server.calls) == 1
+        assert [result.verdict for result in results] == [Verdict.OK, Verdict.REJECTED, Verdict.OK]
+        assert "1937 bytes" in results[1].message
+        assert "max_message_bytes = 2000" in results[1].message
+        assert received == [b"first", largest]
+
+    run(test)
+
+
+def test_the_largest_frame_travels_with_the_largest_numbers() -> None:
+    sent = SentFrame(2**64 - 1, Payload(bytes(64 << 20), None, 2**32 - 1), 0.0, age_s=1e9)
+    assert len(frame_message(sent).SerializeToString()) - len(sent.payload.data) <= 64
+
+
+def test_a_server_that_cancels_while_it_stops_is_a_lost_connection() -> None:
+    async def stops(call: ScriptedCall) -> None:
+        await call.refuse(grpc.StatusCode.CANCELLED, "the server stops")
+
+    async def test() -> None:
+        async with serving(stops, answer_all) as server, AsyncClient(server.target, reconnect=AT_ONCE) as client:
+            assert await verdicts(client.stream(pictures(2))) == [(1, Verdict.OK), (2, Verdict.OK)]
+            assert len(server.calls) == 2
 
     run(test)
 

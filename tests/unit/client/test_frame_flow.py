@@ -9,6 +9,7 @@ from foveate.client.frame import Payload
 from foveate.client.frame_flow import FrameFlow
 from foveate.client.result import Result, Verdict, unsent_result
 
+STEPS = ["offer", "reject", "send", "answer", "stray", "lose", "read"]
 PICTURE = Payload(b"picture", None, 0)
 
 
@@ -56,6 +57,19 @@ def test_a_capture_time_in_the_future_is_no_negative_age() -> None:
     assert flow.send(now=10.0).age_s == 0.0
 
 
+def test_a_frame_that_cannot_be_sent_leaves_in_its_turn_and_replaces_none() -> None:
+    flow = FrameFlow(newest_wins=True)
+    flow.window = 1
+    flow.offer(PICTURE)
+    flow.reject("too large")
+    assert not flow.has_result
+    assert flow.send(now=0.0).sequence == 1
+    settle(flow, 1)
+    seen = [(result.sequence, result.verdict, result.message) for result in drain(flow)]
+    assert seen == [(1, Verdict.OK, ""), (2, Verdict.REJECTED, "too large")]
+    assert flow.dropped == 0
+
+
 def test_losing_all_includes_the_frame_that_was_never_sent() -> None:
     flow = FrameFlow(newest_wins=False)
     flow.window = 1
@@ -72,7 +86,7 @@ def test_losing_all_includes_the_frame_that_was_never_sent() -> None:
 @given(
     newest_wins=st.booleans(),
     window=st.integers(1, 4),
-    steps=st.lists(st.tuples(st.sampled_from(["offer", "send", "answer", "stray", "lose", "read"]), st.integers(0, 9))),
+    steps=st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 9))),
 )
 def test_every_frame_leaves_once_and_in_order(newest_wins: bool, window: int, steps: list[tuple[str, int]]) -> None:
     flow = FrameFlow(newest_wins=newest_wins, max_unread=6)
@@ -81,6 +95,9 @@ def test_every_frame_leaves_once_and_in_order(newest_wins: bool, window: int, st
     for step, pick in steps:
         if step == "offer" and flow.has_room:
             flow.offer(PICTURE)
+            offered += 1
+        elif step == "reject" and flow.has_room:
+            flow.reject("too large")
             offered += 1
         elif step == "send" and flow.can_send:
             unanswered.append(flow.send(now=0.0).sequence)

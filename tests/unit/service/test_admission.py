@@ -140,8 +140,8 @@ def test_a_budget_that_no_frame_could_keep_is_refused_with_the_smallest_that_can
 
 def test_frame_rates_are_granted_up_to_their_share_of_the_engine() -> None:
     latency = latency_model(lambda batch: 10 * MS)  # 4 frames in 10 ms: 400 a second, of which 85 % are granted
-    assert admit_stream(stream_options(fps=40.0), latency, 4, 300.0) is Grant.GUARANTEED
-    assert admit_stream(stream_options(fps=41.0), latency, 4, 300.0) is Grant.BEST_EFFORT
+    assert admit_stream(stream_options(fps=40.0), latency, 4, 0.75) is Grant.GUARANTEED
+    assert admit_stream(stream_options(fps=41.0), latency, 4, 0.75) is Grant.BEST_EFFORT
     assert admit_stream(stream_options(fps=86.0), latency, 1, 0.0) is Grant.BEST_EFFORT
     assert admit_stream(stream_options(fps=0.0), latency, 4, 0.0) is Grant.BEST_EFFORT, "it does not say what it sends"
 

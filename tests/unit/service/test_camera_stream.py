@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from foveate.service.frame import Answer, Delivery, Frame, Verdict
 from foveate.service.job import DecodeCost, Job
 from foveate.service.ledger import Ledger
-from foveate.service.stream import CameraStream, DrainNotice
+from foveate.service.stream import CameraStream, DrainNotice, HeldBytes
 from support.frames import MS, camera_stream, stream_options
 
 verdicts = st.sampled_from(list(Verdict))
@@ -212,13 +212,46 @@ def test_each_verdict_has_its_own_count(verdict: Verdict) -> None:
     assert ledger.in_flight == 0
 
 
-@given(st.lists(st.integers(1, 10**9), min_size=40, max_size=60))
-def test_decode_cost_follows_what_is_seen_and_stays_within_it(took: list[int]) -> None:
+SECOND = 1_000_000_000
+
+
+def test_decode_cost_follows_what_is_seen_per_pixel() -> None:
+    cost, now_ns = DecodeCost(), 0
+    assert cost.predict_ns(1920 * 1080, now_ns) > 0
+    for _ in range(60):
+        now_ns += SECOND // 30
+        cost.observe(640 * 480, 5_000_000, now_ns)
+    assert cost.predict_ns(640 * 480, now_ns) == pytest.approx(5_000_000, rel=0.05)
+    assert cost.predict_ns(1280 * 960, now_ns) == pytest.approx(20_000_000, rel=0.1), "four times the pixels"
+
+
+def test_one_large_frame_does_not_make_the_small_ones_after_it_infeasible() -> None:
     cost = DecodeCost()
-    assert cost.predict_ns(1920, 1080) > 0
-    for took_ns in took:
-        cost.observe(took_ns)
-    assert min(took) - 1 <= cost.predict_ns(1920, 1080) <= max(took)
+    cost.observe(6200 * 6200, 800_000_000, 0)
+    assert cost.predict_ns(176 * 144, 1) < 2_000_000
+
+
+def test_one_stall_is_not_taken_at_its_word_and_a_slow_spell_is_forgotten() -> None:
+    cost = DecodeCost()
+    cost.observe(640 * 480, 2 * SECOND, 0)
+    assert cost.predict_ns(640 * 480, 1) < 20_000_000
     for _ in range(100):
-        cost.observe(5_000_000)
-    assert cost.predict_ns(8, 8) == pytest.approx(5_000_000, rel=0.01)
+        cost.observe(640 * 480, 2 * SECOND, 0)
+    assert cost.predict_ns(640 * 480, 1) > SECOND
+    predictions = [cost.predict_ns(640 * 480, step * 2 * SECOND) for step in range(1, 15)]
+    assert predictions == sorted(predictions, reverse=True)
+    assert predictions[-1] < 5_000_000
+
+
+def test_what_is_held_is_given_back_however_a_frame_ends() -> None:
+    held = HeldBytes()
+    stream = CameraStream("one", stream_options(), 32, "token", held)
+    jobs = [stream.receive(Frame(sequence, 0, 10**18, bytes(100))) for sequence in range(1, 5)]
+    assert held.total == 400
+    stream.settle(jobs[0], Answer(Verdict.OK))
+    stream.settle(jobs[0], Answer(Verdict.FAILED))
+    assert held.total == 300
+    stream.abandon()
+    stream.settle(jobs[1], Answer(Verdict.OK))
+    stream.abandon()
+    assert held.total == 0

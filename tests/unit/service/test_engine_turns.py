@@ -20,20 +20,49 @@ def calendar(max_in_flight: int = 1) -> Turns:
     return Turns(lock, max_in_flight)
 
 
+def decoded(turns: Turns, latency_ns: int, ends_ns: int) -> int:
+    """A batch that is planned, and decoded already."""
+    turn = turns.take(latency_ns, ends_ns)
+    turns.ready(turn)
+    return turn
+
+
+def test_a_batch_that_is_decoded_overtakes_one_that_is_not() -> None:
+    turns = calendar()
+    slow, quick = turns.take(10, 10), decoded(turns, 10, 20)
+    assert not turns.is_up(slow)
+    assert turns.is_up(quick)
+    turns.ready(slow)
+    assert turns.is_up(slow), "among those that are decoded the order of planning holds"
+    assert not turns.is_up(quick)
+
+
+def test_a_run_overruns_when_it_is_overdue_and_another_is_planned() -> None:
+    turns = calendar()
+    first = decoded(turns, 10, 10)
+    turns.begin(first, 10, 0)
+    assert not turns.overrun(50), "nothing is planned behind it: the next can be"
+    decoded(turns, 5, 15)
+    assert not turns.overrun(9)
+    assert turns.overrun(11)
+    turns.end()
+    assert not turns.overrun(12)
+
+
 def test_batches_run_in_the_order_in_which_they_were_planned() -> None:
     turns = calendar()
-    first, second = turns.take(10, 10), turns.take(10, 20)
+    first, second = decoded(turns, 10, 10), decoded(turns, 10, 20)
     assert turns.is_up(first)
     assert not turns.is_up(second)
     turns.begin(first, 10, 0)
     assert not turns.is_up(second), "there is no room before the first has ended"
-    turns.end(10)
+    turns.end()
     assert turns.is_up(second)
 
 
 def test_a_turn_that_is_passed_on_lets_the_next_one_in_and_frees_its_time() -> None:
     turns = calendar()
-    first, second = turns.take(10 * MS, 10 * MS), turns.take(7 * MS, 17 * MS)
+    first, second = decoded(turns, 10 * MS, 10 * MS), decoded(turns, 7 * MS, 17 * MS)
     turns.pass_on(first)
     assert turns.is_up(second)
     assert turns.free_ns(0) == 7 * MS
@@ -43,12 +72,12 @@ def test_a_turn_that_is_passed_on_lets_the_next_one_in_and_frees_its_time() -> N
 
 def test_as_many_run_at_once_as_the_engine_takes() -> None:
     turns = calendar(max_in_flight=2)
-    first, second, third = (turns.take(10, 10 * end) for end in (1, 2, 3))
+    first, second, third = (decoded(turns, 10, 10 * end) for end in (1, 2, 3))
     turns.begin(first, 10, 0)
     assert turns.is_up(second)
     turns.begin(second, 10, 1)
     assert not turns.is_up(third)
-    turns.end(11)
+    turns.end()
     assert turns.is_up(third)
 
 
@@ -63,15 +92,27 @@ def test_free_time_follows_what_is_planned_what_runs_and_what_overruns() -> None
     assert turns.free_ns(0) == 14 * MS, "it is decoded for 4 ms first"
     second = turns.take(20 * MS, 34 * MS)
     assert turns.free_ns(0) == 34 * MS
+    turns.ready(first)
     turns.begin(first, 10 * MS, 2 * MS)
-    assert turns.free_ns(2 * MS) == 32 * MS, "it began earlier than planned"
+    assert turns.free_ns(2 * MS) == 34 * MS
+    turns.ready(second)
+    assert turns.free_ns(2 * MS) == 32 * MS, "it began earlier than planned, and the next is decoded"
     assert turns.free_ns(30 * MS) == 50 * MS, "it overruns: what is planned comes after now"
-    turns.end(40 * MS)
+    turns.end()
     assert turns.free_ns(40 * MS) == 60 * MS
     turns.begin(second, 15 * MS, 41 * MS)
     assert turns.free_ns(41 * MS) == 56 * MS, "fewer frames run than were planned"
-    turns.end(50 * MS)
+    turns.end()
     assert turns.free_ns(50 * MS) == 50 * MS
+
+
+def test_a_batch_that_is_decoded_for_long_does_not_keep_the_engine_for_itself() -> None:
+    turns = calendar()
+    turns.take(10 * MS, 600 * MS)
+    assert turns.free_ns(0) == 0, "there is room for others before it"
+    assert turns.free_ns(585 * MS) == 600 * MS, "now it is near"
+    assert turns.free_ns(598 * MS) == 608 * MS, "it is a little late"
+    assert turns.free_ns(601 * MS) == 601 * MS, "nobody knows when it will come"
 
 
 @given(
@@ -86,14 +127,14 @@ def test_any_sequence_keeps_order_room_and_time(max_in_flight: int, steps: list[
         up = bool(planned) and turns.is_up(planned[0][0])
         if step == "take":
             starts_ns = turns.free_ns(now_ns)
-            planned.append((turns.take(amount, starts_ns + amount), amount))
+            planned.append((decoded(turns, amount, starts_ns + amount), amount))
         elif step == "begin" and up:
             turns.begin(*planned.popleft(), now_ns)
             running += 1
-        elif step == "pass_on" and up:
+        elif step == "pass_on" and planned:
             turns.pass_on(planned.popleft()[0])
         elif step == "end" and running:
-            turns.end(now_ns)
+            turns.end()
             running -= 1
         assert bool(planned and turns.is_up(planned[0][0])) == bool(planned and running < max_in_flight)
         assert not any(turns.is_up(turn) for turn, _ in list(planned)[1:])
@@ -107,7 +148,7 @@ def test_a_waiting_thread_is_woken_when_its_turn_comes_up(change: str) -> None:
     lock = threading.Lock()
     turns = Turns(lock, 1 if change == "end" else 2)
     with lock:
-        first, second = turns.take(1, 1), turns.take(1, 2)
+        first, second = decoded(turns, 1, 1), decoded(turns, 1, 2)
         if change == "end":
             turns.begin(first, 1, 0)
     locked, begun = threading.Event(), threading.Event()
@@ -125,7 +166,7 @@ def test_a_waiting_thread_is_woken_when_its_turn_comes_up(change: str) -> None:
     with lock:  # the thread has let go of it: it waits
         assert not begun.is_set()
         if change == "end":
-            turns.end(1)
+            turns.end()
         elif change == "pass_on":
             turns.pass_on(first)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -101,6 +102,14 @@ def test_any_magnitude_fits_its_axis(total_ms: float) -> None:
     positions = [float(x) for x in re.findall(r'(?:cx|cy|x|y)="([-\d.]+)"', html)]
     assert all(-20 <= position <= 900 for position in positions)
     assert "nan" not in html
+
+
+def test_a_page_that_draws_the_latest_frames_alone_says_so() -> None:
+    whole = report(*[Verdict.OK] * 5)
+    assert "Every frame" in html_from_report(whole)
+    html = html_from_report(replace(whole, frames=whole.frames[2:]))
+    assert "The last 3 frames" in html
+    assert "Every frame" not in html
 
 
 def test_a_session_without_one_answer_has_a_page_too() -> None:

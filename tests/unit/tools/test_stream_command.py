@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -15,25 +17,19 @@ from typer.testing import CliRunner
 from foveate.client import Client, Delivery, Reconnect, Verdict
 from foveate.engines.errors import FoveateError
 from foveate.proto import vision_pb2
+from foveate.service.config import ServiceConfig
 from foveate.tools.cli import app
-from foveate.tools.demo_session import run_demo
-from foveate.tools.stream_session import run_session
 from foveate.tools.streaming import StreamPlan, StreamRun, interrupts_set
-from foveate.tools.video_sink import VideoWriter
 from foveate.tools.video_source import PictureFiles, open_source
 from support.scripted_server import ScriptedCall, server_in_thread
+from support.videos import grey_video
 
 FACE = vision_pb2.Detection(box=vision_pb2.Box(x=10, y=10, width=20, height=20), label="face", score=0.5, class_id=1)
 
 
 @pytest.fixture
 def video(tmp_path: Path) -> Path:
-    """Six grey frames at 200 a second."""
-    path = tmp_path / "six.avi"
-    with VideoWriter(path, 200.0) as writer:
-        for level in range(0, 240, 40):
-            writer.write(np.full((48, 64, 3), level, np.uint8))
-    return path
+    return grey_video(tmp_path / "six.avi")
 
 
 async def sees_faces(call: ScriptedCall) -> None:
@@ -148,20 +144,72 @@ def test_the_first_interrupt_is_a_request_and_the_second_an_interrupt() -> None:
     assert signal.getsignal(signal.SIGINT) is former
 
 
-def test_the_demo_writes_its_three_files(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "deep" / "demo"
+class OwnServer:
+    """Stands in for the server that a command starts for itself, and keeps what that was asked for."""
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+        self.pipelines: tuple[str, ...] = ()
+        self.config: ServiceConfig | None = None
+
+    @contextmanager
+    def start(self, pipelines: Sequence[str] = (), config: ServiceConfig | None = None) -> Iterator[str]:
+        self.pipelines, self.config = tuple(pipelines), config
+        yield self.target
+
+
+@pytest.fixture
+def own_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[OwnServer]:
     with server_in_thread(sees_faces) as server:
+        own = OwnServer(server.target)
+        monkeypatch.setattr("foveate.service.embedded.embedded_server", own.start)
+        yield own
 
-        def on_the_scripted_server(*arguments: object) -> object:
-            source, plan, _, sinks = arguments
-            return run_session(source, plan, server.target, sinks)  # type: ignore[arg-type]
 
-        monkeypatch.setattr("foveate.tools.demo_session.run_session", on_the_scripted_server)
-        page = run_demo(folder, video, seconds=0.05)
-    html = page.read_text(encoding="utf-8")
+@pytest.fixture
+def own_settings(tmp_path: Path) -> Path:
+    file = tmp_path / "mine.toml"
+    file.write_text('default_pipeline = "mine"\n[pipelines.other]\nmodel = "o"\n[pipelines.mine]\nmodel = "./mine"\n')
+    return file
+
+
+def test_a_server_of_its_own_takes_its_settings_from_a_file(
+    video: Path, own_server: OwnServer, own_settings: Path
+) -> None:
+    done = CliRunner().invoke(app, ["stream", str(video), "--config", str(own_settings)])
+    assert done.exit_code == 0, done.output
+    assert own_server.pipelines == ("mine",)
+    assert own_server.config is not None
+    assert own_server.config.pipelines["mine"].model == "./mine"
+    CliRunner().invoke(app, ["stream", str(video), "--config", str(own_settings), "--pipeline", "other"])
+    assert own_server.pipelines == ("other",)
+
+
+def test_settings_cannot_hold_for_the_server_of_somebody_else(video: Path, own_settings: Path) -> None:
+    done = CliRunner().invoke(app, ["stream", str(video), "--config", str(own_settings), "--server", "127.0.0.1:1"])
+    assert done.exit_code == 1
+    assert "--config or --server, not both" in done.stderr
+
+
+def test_the_demo_writes_its_three_files(video: Path, tmp_path: Path, own_server: OwnServer) -> None:
+    folder = tmp_path / "deep" / "demo"
+    arguments = ["demo", "--output-dir", str(folder), "--video", str(video), "--seconds", "0.1"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert own_server.pipelines == ("faces",)
     assert sorted(path.name for path in folder.iterdir()) == ["annotated.webm", "report.html", "results.jsonl"]
     count = len((folder / "results.jsonl").read_text().splitlines())
-    assert count == 10
+    assert count == 20
     assert len(list(open_source(str(folder / "annotated.webm")))) == count
+    html = (folder / "report.html").read_text(encoding="utf-8")
     assert "six.avi" in html
     assert 1 <= html.count("data:image/jpeg") <= 6
+
+
+def test_the_demo_shows_the_pipeline_of_a_file(
+    video: Path, tmp_path: Path, own_server: OwnServer, own_settings: Path
+) -> None:
+    arguments = ["demo", "--output-dir", str(tmp_path / "demo"), "--video", str(video), "--config", str(own_settings)]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert own_server.pipelines == ("mine",)

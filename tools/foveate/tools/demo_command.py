@@ -21,6 +21,14 @@ def demo(
     seconds: Annotated[
         float | None, typer.Option(min=0.1, metavar="N", help="How long; the video repeats.", show_default="once")
     ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Settings of the server, as `foveate serve` takes them; its first pipeline answers.",
+            show_default="faces",
+        ),
+    ] = None,
 ) -> None:
     """Stream a real video to a server of its own, find the faces in it, and show how long each frame took.
 
@@ -28,5 +36,5 @@ def demo(
     """
     from foveate.tools.demo_session import run_demo
 
-    page = run_demo(output_dir, video, seconds)
+    page = run_demo(output_dir, video, seconds, config)
     typer.echo(f"\nreport: {page}")

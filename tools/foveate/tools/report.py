@@ -48,6 +48,7 @@ class SessionReport:
     budget_ms: float
     summary: Summary
     frames: Sequence[FramePoint]
+    """Those that are drawn one by one: all, or the latest of a long session."""
     pictures: Sequence[ReportPicture]
 
 
@@ -57,7 +58,7 @@ def html_from_report(report: SessionReport) -> str:
     answered_ms = [frame.spent_ms for frame in report.frames if frame.verdict is Verdict.OK]
     if answered_ms:
         sections += [_distribution(answered_ms, report.budget_ms), _stages(report.summary)]
-    sections += [_timeline(report.frames, report.budget_ms), _facts(report.facts)]
+    sections += [_timeline(report.frames, report.budget_ms, report.summary.offered), _facts(report.facts)]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -121,7 +122,7 @@ def _distribution(answered_ms: Sequence[float], budget_ms: float) -> str:
     )
 
 
-def _timeline(frames: Sequence[FramePoint], budget_ms: float) -> str:
+def _timeline(frames: Sequence[FramePoint], budget_ms: float, offered: int) -> str:
     top_ms = _nice_top(max([frame.spent_ms for frame in frames] + [budget_ms]))
     last = max(1, len(frames) - 1)
     floor, height = _HEIGHT - _BOTTOM, _HEIGHT - _BOTTOM - _TOP
@@ -140,7 +141,8 @@ def _timeline(frames: Sequence[FramePoint], budget_ms: float) -> str:
     ground = f'<line class=axis x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{floor}" y2="{floor}"/>'
     scale = f'<text x="{_LEFT - 6}" y="{floor}" text-anchor="end">0</text>'
     chart = _chart(line + ground + scale + dots, "Time of every frame in order")
-    return _section("Every frame", chart + "<p class=note>Milliseconds since capture, frames in order.</p>")
+    title = "Every frame" if len(frames) == offered else f"The last {len(frames)} frames"
+    return _section(title, chart + "<p class=note>Milliseconds since capture, frames in order.</p>")
 
 
 def _pictures(pictures: Sequence[ReportPicture]) -> str:

@@ -18,6 +18,10 @@ def stream(
     server: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="The server.", show_default="one of its own")
     ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Settings of a server of its own, as `foveate serve` takes them."),
+    ] = None,
     pipeline: Annotated[
         str, typer.Option(metavar="NAME", help="Which pipeline answers.", show_default="the server's first")
     ] = "",
@@ -57,9 +61,10 @@ def stream(
     from contextlib import ExitStack
 
     from foveate.client import Delivery
-    from foveate.tools.stream_session import STANDARD_OUTPUT, Sink, json_lines, run_session, video_file
+    from foveate.tools.stream_session import Sink, json_lines, run_session, video_file
     from foveate.tools.streaming import StreamPlan
     from foveate.tools.video_source import open_source
+    from foveate.tools.written_output import STANDARD_OUTPUT
 
     opened = open_source(source)
     plan = StreamPlan(
@@ -76,4 +81,4 @@ def stream(
         sinks: list[Sink] = [stack.enter_context(json_lines(json))] if json else []
         if output:
             sinks.append(stack.enter_context(video_file(output, plan.fps or opened.fps)))
-        run_session(opened, plan, server, sinks, stdout_taken=json == STANDARD_OUTPUT)
+        run_session(opened, plan, server, sinks, config=config, stdout_taken=json == STANDARD_OUTPUT)

@@ -10,10 +10,12 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Self
 
 from foveate.client import Client, ClientError, Delivery, Frame, Reconnect, Result, Stream, StreamSettings
-from foveate.engines.errors import FoveateError
+from foveate.engines.errors import ConfigError, FoveateError
 from foveate.tools.video_source import Image, VideoSource, encoded, paced
 
 __all__ = ["StreamPlan", "StreamRun", "connected", "interrupts_set"]
@@ -21,6 +23,8 @@ __all__ = ["StreamPlan", "StreamRun", "connected", "interrupts_set"]
 _PICTURE_BUDGET_MS = 10_000
 """Pictures on disk are in no hurry."""
 _REDIAL_S = 5.0
+_READER_ENDS_WITHIN_S = 2.0
+"""For a source to end between two pictures; a camera driver that hangs takes longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,8 @@ class StreamPlan:
 
 
 class StreamRun:
-    """Streams a source; iterating gives each frame's result with the bytes that were sent for it.
+    """Streams a source; iterating gives each frame's result with the bytes that were sent for it. Use it in a ``with``
+    block: it does not end on its own before the source does.
 
     A source with a rhythm is sent like a camera: at that rhythm, and by default with the newest frame first.
     Pictures without one are sent as fast as they are answered.
@@ -52,6 +57,7 @@ class StreamRun:
         self._plan = plan
         self._stop = stop
         self._sent: deque[bytes] = deque()
+        self._reader: threading.Thread | None = None
         delivery = plan.delivery or (Delivery.LATEST if self.fps else Delivery.QUEUE)
         self._stream: Stream = client.stream(
             self._frames(),
@@ -73,6 +79,22 @@ class StreamRun:
             while (result := self._stream.next()) is not None:
                 yield result, self._sent.popleft()
 
+    def close(self) -> None:
+        """End the stream and the source now. Idempotent."""
+        self._stop.set()
+        self._stream.close()
+        if self._reader is not None:
+            # The interpreter must not end while the source is inside OpenCV: C++ would terminate the process.
+            self._reader.join(_READER_ENDS_WITHIN_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
     def _settings(self, delivery: Delivery) -> StreamSettings:
         plan = self._plan
         settings: StreamSettings = {"pipeline": plan.pipeline, "delivery": delivery}
@@ -87,6 +109,7 @@ class StreamRun:
         return settings
 
     def _frames(self) -> Iterator[Frame]:
+        self._reader = threading.current_thread()
         pictures: Iterator[Image | bytes] = itertools.islice(self._pictures(), self._plan.max_frames)
         if self.fps is not None and not self._source.keeps_time:
             pictures = paced(pictures, self.fps, self._stop)
@@ -99,19 +122,22 @@ class StreamRun:
             yield Frame(data, captured_at)
 
     def _pictures(self) -> Iterator[Image | bytes]:
-        yield from self._source
+        if not self._stop.is_set():
+            yield from self._source
         while self._plan.loop and not self._stop.is_set():
             yield from self._source
 
 
 @contextmanager
-def connected(server: str | None, pipeline: str) -> Iterator[Client]:
+def connected(server: str | None, pipeline: str, config: Path | None = None) -> Iterator[Client]:
     """A client of the server that was named; else of one that serves this pipeline for as long as it is used.
 
-    Raises: FoveateError if none can be started.
+    `config` is the file with the settings of the latter. Raises: FoveateError if none can be started.
     """
     reconnect = Reconnect(max_reconnect_s=_REDIAL_S)
     if server is not None:
+        if config is not None:
+            raise ConfigError(f"{config} cannot hold for the server {server}: give --config or --server, not both")
         with Client(server, reconnect=reconnect) as client:
             yield client
         return
@@ -119,8 +145,9 @@ def connected(server: str | None, pipeline: str) -> Iterator[Client]:
     from foveate.service.config import load_config
     from foveate.service.embedded import embedded_server
 
-    names = [pipeline or load_config().default_pipeline_name]
-    with embedded_server(names) as address, Client(address, reconnect=reconnect) as client:
+    settings = load_config(config)
+    names = [pipeline or settings.default_pipeline_name]
+    with embedded_server(names, settings) as address, Client(address, reconnect=reconnect) as client:
         yield client
 
 

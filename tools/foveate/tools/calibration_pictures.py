@@ -1,0 +1,51 @@
+"""The pictures that an int8 or fp8 build finds its ranges of values with, as serving would see them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foveate.engines.errors import ConfigError, FrameError
+from foveate.models.package import PreparedModel
+from foveate.service.decode import decode_into
+from foveate.service.frame import PixelFormat
+from foveate.service.picture_header import picture_format, picture_size
+from foveate.tools.video_source import Image, VideoSource, open_source
+
+__all__ = ["calibration_pictures"]
+
+
+def calibration_pictures(source: str, model: PreparedModel, most: int) -> list[NDArray[np.uint8]]:
+    """At most `most` pictures of a folder or a video, spread over all of it, placed in the model's input.
+
+    Shapes: each (H, W, 3) uint8 of the model's input, RGB.
+    Raises: ConfigError if there is no such source, or a picture in it cannot be decoded.
+    """
+    opened = open_source(source)
+    if opened.keeps_time:
+        raise ConfigError(f"{opened.name} cannot be calibrated with: give a folder of pictures or a video")
+    step = max(1, -(-(opened.count or 0) // most))
+    placed = []
+    for number, picture in enumerate(opened):
+        if number % step == 0:
+            placed.append(_placed(picture, model, opened, number))
+        if len(placed) == most:
+            break
+    if not placed:
+        raise ConfigError(f"{source} holds no pictures to calibrate with")
+    return placed
+
+
+def _placed(picture: Image | bytes, model: PreparedModel, source: VideoSource, number: int) -> NDArray[np.uint8]:
+    spec = model.manifest.input
+    row = np.empty((spec.height_px, spec.width_px, 3), np.uint8)
+    try:
+        if isinstance(picture, bytes):
+            kind = picture_format(picture)
+            decode_into(row, picture, kind, picture_size(picture, kind), model)
+        else:
+            height, width = picture.shape[:2]
+            decode_into(row, np.ascontiguousarray(picture).data, PixelFormat.RAW_BGR, (width, height), model)
+    except FrameError as error:
+        raise ConfigError(f"picture {number} of {source.name} cannot be calibrated with: {error}") from error
+    return row
