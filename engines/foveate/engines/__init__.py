@@ -1,10 +1,14 @@
 """Engines: compiled, runnable models behind one contract.
 
-No backend's library is imported here, so that a client, a planner or `--help` start at once.
+No backend's library is imported here, so that a client, a planner or `--help` start at once. For the same reason
+`foveate.engines.build` is left out: it imports onnx.
 """
 
+from foveate.engines.build_options import BatchRange, BuildOptions, Target
 from foveate.engines.conformance import ConformanceError, check_engine
 from foveate.engines.contract import Engine, EngineInfo, RunTimes, Slot, TensorSpec, host_run_times
+from foveate.engines.engine_record import EngineRecord, EngineUse
+from foveate.engines.engine_store import BuiltEngine, EngineStore
 from foveate.engines.errors import (
     BadFrame,
     BudgetTooSmall,
@@ -33,15 +37,21 @@ from foveate.engines.registry import backend_names, engine_class
 
 __all__ = [
     "BadFrame",
+    "BatchRange",
     "BudgetTooSmall",
     "BuildFailed",
+    "BuildOptions",
+    "BuiltEngine",
     "ChecksumMismatch",
     "ConfigError",
     "ConformanceError",
     "Engine",
     "EngineError",
     "EngineInfo",
+    "EngineRecord",
+    "EngineStore",
     "EngineUnavailable",
+    "EngineUse",
     "FakeEngine",
     "FoveateError",
     "FrameError",
@@ -59,6 +69,7 @@ __all__ = [
     "ShuttingDown",
     "Slot",
     "StreamTaken",
+    "Target",
     "TensorSpec",
     "UnsupportedFormat",
     "backend_names",

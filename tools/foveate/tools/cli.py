@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
+from foveate.tools.build_command import build
 from foveate.tools.demo_command import demo
+from foveate.tools.engines_command import app as engines_app
 from foveate.tools.models_command import app as models_app
 from foveate.tools.serve_command import serve
 from foveate.tools.stream_command import stream
@@ -43,7 +45,9 @@ def _options(
 app.command()(serve)
 app.command()(stream)
 app.command()(demo)
+app.command()(build)
 app.add_typer(models_app, name="models")
+app.add_typer(engines_app, name="engines")
 
 
 def main() -> None:
