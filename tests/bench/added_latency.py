@@ -49,7 +49,7 @@ def main() -> None:
     results, drift_ms = _stream(pictures, asked.pipeline, fps, asked.budget_ms, asked.seconds)
     after = _bare_engine_ms(model)
     report = machine() | {
-        "video": f"{video.name} {_size(pictures[0])}, JPEG quality {asked.quality}",
+        "video": f"{asked.video.name if asked.video else 'of the demo'}, {_size(pictures[0])}, JPEG quality {asked.quality}",
         "pipeline": asked.pipeline,
         "bare_engine_ms": {"before": spread(before), "after": spread(after)},
         "offered_fps": round(fps, 2),

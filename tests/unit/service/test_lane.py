@@ -72,7 +72,7 @@ class Decoding:
             assert self._came.wait_for(lambda: self._count >= count, WITHIN_S), f"{self._count} of {count} frames"
 
 
-class Workplace:
+class Bench:
     """A lane, its engine, and all answers that came out of it."""
 
     def __init__(self, engine: FakeEngine, decoding: Decoding, **wishes: Any) -> None:
@@ -127,12 +127,12 @@ def decoding(monkeypatch: pytest.MonkeyPatch) -> Decoding:
 
 
 @pytest.fixture
-def workplace(decoding: Decoding) -> Iterator[Callable[..., Workplace]]:
+def bench(decoding: Decoding) -> Iterator[Callable[..., Bench]]:
     """Makes lanes that are closed when the test ends, with their gates opened first."""
-    made: list[Workplace] = []
+    made: list[Bench] = []
 
-    def make(engine: FakeEngine, **wishes: Any) -> Workplace:
-        made.append(Workplace(engine, decoding, **wishes))
+    def make(engine: FakeEngine, **wishes: Any) -> Bench:
+        made.append(Bench(engine, decoding, **wishes))
         return made[-1]
 
     yield make
@@ -161,10 +161,10 @@ def random_colours(rng: np.random.Generator, count: int) -> list[Colour]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_every_frame_gets_the_answer_to_its_own_pixels(seed: int, workplace: Callable[..., Workplace]) -> None:
+def test_every_frame_gets_the_answer_to_its_own_pixels(seed: int, bench: Callable[..., Bench]) -> None:
     rng = np.random.default_rng(seed)
     max_batch, slots, decoders = int(rng.integers(1, 9)), int(rng.integers(2, 5)), int(rng.integers(1, 4))
-    place = workplace(colour_engine(max_batch=max_batch), slots=slots, decoders=decoders)
+    place = bench(colour_engine(max_batch=max_batch), slots=slots, decoders=decoders)
     queue = {"delivery": Delivery.QUEUE, "queue_depth": 500}
     streams = [
         *(camera_stream(f"png {index}", window=500, **queue) for index in range(3)),
@@ -188,8 +188,8 @@ def test_every_frame_gets_the_answer_to_its_own_pixels(seed: int, workplace: Cal
         assert answer.engine == "colour/fake/fp32/cpu"
 
 
-def test_frames_of_many_threads_get_their_own_answers(workplace: Callable[..., Workplace]) -> None:
-    place = workplace(colour_engine(max_batch=6))
+def test_frames_of_many_threads_get_their_own_answers(bench: Callable[..., Bench]) -> None:
+    place = bench(colour_engine(max_batch=6))
     colours = random_colours(np.random.default_rng(9), 60)
     answered: dict[Job, Colour] = {}
 
@@ -205,9 +205,9 @@ def test_frames_of_many_threads_get_their_own_answers(workplace: Callable[..., W
     assert {job: seen(answer) for job, answer in place.answers(60).items()} == answered
 
 
-def test_the_next_batch_is_decoded_while_one_runs(workplace: Callable[..., Workplace], decoding: Decoding) -> None:
+def test_the_next_batch_is_decoded_while_one_runs(bench: Callable[..., Bench], decoding: Decoding) -> None:
     gate = Gate()
-    place = workplace(colour_engine(gate=gate))
+    place = bench(colour_engine(gate=gate))
     place.send(png((1, 2, 3)))
     gate.wait_for_held(1)
     place.send(png((4, 5, 6)))
@@ -217,9 +217,9 @@ def test_the_next_batch_is_decoded_while_one_runs(workplace: Callable[..., Workp
     assert [seen(answer) for answer in place.answers().values()] == [(1, 2, 3), (4, 5, 6)]
 
 
-def test_as_many_batches_run_at_once_as_the_engine_takes(workplace: Callable[..., Workplace]) -> None:
+def test_as_many_batches_run_at_once_as_the_engine_takes(bench: Callable[..., Bench]) -> None:
     gate = Gate()
-    place = workplace(colour_engine(gate=gate, max_in_flight=2), slots=4)
+    place = bench(colour_engine(gate=gate, max_in_flight=2), slots=4)
     first = place.send(png((1, 2, 3)))
     gate.wait_for_held(1)
     second = place.send(png((4, 5, 6)))
@@ -229,9 +229,9 @@ def test_as_many_batches_run_at_once_as_the_engine_takes(workplace: Callable[...
     assert (seen(answers[first]), seen(answers[second])) == ((1, 2, 3), (4, 5, 6))
 
 
-def test_what_has_come_meanwhile_runs_as_one_batch(workplace: Callable[..., Workplace]) -> None:
+def test_what_has_come_meanwhile_runs_as_one_batch(bench: Callable[..., Bench]) -> None:
     gate = Gate()
-    place = workplace(colour_engine(gate=gate), slots=2)
+    place = bench(colour_engine(gate=gate), slots=2)
     place.occupy()
     colours = random_colours(np.random.default_rng(1), 5)
     jobs = [place.send(png(colour)) for colour in colours]
@@ -247,12 +247,12 @@ def test_what_has_come_meanwhile_runs_as_one_batch(workplace: Callable[..., Work
 def test_a_frame_that_cannot_be_decoded_leaves_the_others_of_its_batch_right(
     bad: tuple[int, ...],
     fault: str,
-    workplace: Callable[..., Workplace],
+    bench: Callable[..., Bench],
     decoding: Decoding,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     gate = Gate()
-    place = workplace(colour_engine(gate=gate), slots=2)
+    place = bench(colour_engine(gate=gate), slots=2)
     place.occupy()
     colours = random_colours(np.random.default_rng(sum(bad)), 5)
     pictures = [png(colour) for colour in colours]
@@ -279,10 +279,10 @@ def test_a_frame_that_cannot_be_decoded_leaves_the_others_of_its_batch_right(
     capfd.readouterr()
 
 
-def test_a_batch_that_fails_is_answered_and_the_lane_serves_on(workplace: Callable[..., Workplace]) -> None:
+def test_a_batch_that_fails_is_answered_and_the_lane_serves_on(bench: Callable[..., Bench]) -> None:
     gate, failures = Gate(), [None, None, RuntimeError("out of memory")]
     engine = colour_engine(gate=gate, fail_when=lambda slot, batch: failures.pop(0) if failures else None)
-    place = workplace(engine, slots=2)
+    place = bench(engine, slots=2)
     place.occupy()
     doomed = [place.send(png(colour)) for colour in random_colours(np.random.default_rng(2), 3)]
     gate.set()
@@ -306,10 +306,10 @@ class FussyModel(PreparedModel):
         return super().decode(outputs, placement, options)
 
 
-def test_outputs_that_cannot_be_understood_fail_their_frame_alone(workplace: Callable[..., Workplace]) -> None:
+def test_outputs_that_cannot_be_understood_fail_their_frame_alone(bench: Callable[..., Bench]) -> None:
     gate, model = Gate(), colour_model(32, 24)
     fussy = FussyModel(model.manifest, model.labels, model.onnx_path, model.key)
-    place = workplace(colour_engine(gate=gate), slots=2, model=fussy)
+    place = bench(colour_engine(gate=gate), slots=2, model=fussy)
     place.occupy()
     jobs = [place.send(png(colour)) for colour in ((1, 1, 1), (255, 0, 0), (2, 2, 2))]
     gate.set()
@@ -319,8 +319,8 @@ def test_outputs_that_cannot_be_understood_fail_their_frame_alone(workplace: Cal
     assert (seen(answers[jobs[0]]), seen(answers[jobs[2]])) == ((1, 1, 1), (2, 2, 2))
 
 
-def test_a_frame_without_time_is_answered_by_submit_itself(workplace: Callable[..., Workplace]) -> None:
-    place = workplace(colour_engine())
+def test_a_frame_without_time_is_answered_by_submit_itself(bench: Callable[..., Bench]) -> None:
+    place = bench(colour_engine())
     job = place.send(png((1, 2, 3)), budget_ms=0)
     answer = place.answers(1)[job]
     assert answer.verdict is Verdict.INFEASIBLE
@@ -329,9 +329,9 @@ def test_a_frame_without_time_is_answered_by_submit_itself(workplace: Callable[.
     assert place.lane.statistics().batches == 0
 
 
-def test_frames_behind_a_stuck_engine_expire_while_it_is_stuck(workplace: Callable[..., Workplace]) -> None:
+def test_frames_behind_a_stuck_engine_expire_while_it_is_stuck(bench: Callable[..., Bench]) -> None:
     gate = Gate()
-    place = workplace(colour_engine(gate=gate), slots=2)
+    place = bench(colour_engine(gate=gate), slots=2)
     stuck = place.send(png((1, 2, 3)))
     gate.wait_for_held(1)
     planned = place.send(png((4, 5, 6)), budget_ms=400)
@@ -346,9 +346,9 @@ def test_frames_behind_a_stuck_engine_expire_while_it_is_stuck(workplace: Callab
     assert seen(place.answers()[stuck]) == (1, 2, 3)
 
 
-def test_a_newer_frame_supersedes_the_one_that_waits(workplace: Callable[..., Workplace]) -> None:
+def test_a_newer_frame_supersedes_the_one_that_waits(bench: Callable[..., Bench]) -> None:
     gate = Gate()
-    place = workplace(colour_engine(gate=gate), slots=2)
+    place = bench(colour_engine(gate=gate), slots=2)
     place.occupy()
     stream = camera_stream()
     jobs = [place.send(png(colour), stream) for colour in ((1, 1, 1), (2, 2, 2), (3, 3, 3))]
@@ -358,9 +358,9 @@ def test_a_newer_frame_supersedes_the_one_that_waits(workplace: Callable[..., Wo
     assert seen(place.answers()[jobs[2]]) == (3, 3, 3)
 
 
-def test_withdrawn_frames_are_not_run_and_nobody_is_told(workplace: Callable[..., Workplace]) -> None:
+def test_withdrawn_frames_are_not_run_and_nobody_is_told(bench: Callable[..., Bench]) -> None:
     gate = Gate()
-    place = workplace(colour_engine(gate=gate), slots=2)
+    place = bench(colour_engine(gate=gate), slots=2)
     place.occupy()
     gone = camera_stream("gone", delivery=Delivery.QUEUE)
     for _ in range(3):
@@ -376,9 +376,9 @@ def test_withdrawn_frames_are_not_run_and_nobody_is_told(workplace: Callable[...
     assert len(place.answers(3)) == 3
 
 
-def test_closing_answers_what_waits_and_then_releases_the_engine(workplace: Callable[..., Workplace]) -> None:
+def test_closing_answers_what_waits_and_then_releases_the_engine(bench: Callable[..., Bench]) -> None:
     gate = Gate()
-    place = workplace(colour_engine(gate=gate, max_batch=2), slots=2)
+    place = bench(colour_engine(gate=gate, max_batch=2), slots=2)
     place.occupy()
     colours = random_colours(np.random.default_rng(3), 7)
     jobs = [place.send(png(colour)) for colour in colours]
@@ -403,13 +403,13 @@ def test_an_idle_lane_closes_at_once_and_twice() -> None:
 
 
 def test_raw_frames_are_read_from_shared_memory(
-    workplace: Callable[..., Workplace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Callable[..., Bench], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shared_memory, "_FOLDER", str(tmp_path))
     raw = plain((11, 22, 33)).tobytes()
     (tmp_path / "foveate-door").write_bytes(b"before" + raw)
     fields: dict[str, Any] = {"format": PixelFormat.RAW_RGB, "width": 48, "height": 32, "delivery": Delivery.QUEUE}
-    place, stream = workplace(colour_engine()), camera_stream(**fields)
+    place, stream = bench(colour_engine()), camera_stream(**fields)
     there = place.send(SharedMemoryRef("foveate-door", 6, len(raw)), stream)
     missing = place.send(SharedMemoryRef("foveate-window", 0, len(raw)), stream)
     answers = place.answers()
@@ -418,8 +418,8 @@ def test_raw_frames_are_read_from_shared_memory(
     assert "cannot be opened" in answers[missing].message
 
 
-def test_times_and_statistics_account_for_every_run(workplace: Callable[..., Workplace]) -> None:
-    place = workplace(colour_engine(max_batch=4))
+def test_times_and_statistics_account_for_every_run(bench: Callable[..., Bench]) -> None:
+    place = bench(colour_engine(max_batch=4))
     began_ns = time.monotonic_ns()
     for colour in random_colours(np.random.default_rng(4), 20):
         place.send(png(colour))
@@ -440,8 +440,8 @@ def test_times_and_statistics_account_for_every_run(workplace: Callable[..., Wor
     assert statistics.batch_cap == 4
 
 
-def test_a_reply_is_learned_with_the_next_run(workplace: Callable[..., Workplace]) -> None:
-    place = workplace(colour_engine())
+def test_a_reply_is_learned_with_the_next_run(bench: Callable[..., Bench]) -> None:
+    place = bench(colour_engine())
     for _ in range(50):
         place.lane.observe_reply(5 * MS)
     place.send(png((1, 2, 3)))
