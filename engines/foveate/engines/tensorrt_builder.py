@@ -234,9 +234,8 @@ class TensorRtBuilder:
         config.progress_monitor = monitor
         # On a thread of its own: this one, if it is the main one, would see Ctrl-C only when the build is over.
         with ThreadPoolExecutor(1, "tensorrt-build") as pool:
-            future = pool.submit(builder.build_serialized_network, network, config)
             try:
-                plan = future.result()
+                plan = pool.submit(builder.build_serialized_network, network, config).result()
             except KeyboardInterrupt:
                 cancel.set()
                 plan = None

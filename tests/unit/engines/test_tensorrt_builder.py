@@ -90,16 +90,16 @@ def test_a_build_can_be_cancelled(builder: TensorRtBuilder) -> None:
 
 
 def test_ctrl_c_cancels_a_build(builder: TensorRtBuilder) -> None:
-    interrupted = threading.Event()
+    cancel = threading.Event()
 
     def interrupt(*_: object) -> None:
-        if not interrupted.is_set():
-            interrupted.set()
+        if not cancel.is_set():
             os.kill(os.getpid(), signal.SIGINT)
+            assert cancel.wait(10), "the build must not end before Ctrl-C has been heard"
 
     with pytest.raises(BuildFailed, match="cancelled"):
-        builder.compile(_model(TINY_DETECTOR), OPTIONS, on_progress=interrupt)
-    assert interrupted.is_set()
+        builder.compile(_model(TINY_DETECTOR), OPTIONS, on_progress=interrupt, cancel=cancel)
+    assert cancel.is_set()
 
 
 def test_what_the_progress_callback_raises_comes_out(builder: TensorRtBuilder) -> None:
