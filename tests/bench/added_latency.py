@@ -48,8 +48,9 @@ def main() -> None:
     fps = asked.load * 1e3 / statistics.median(before)
     results, drift_ms = _stream(pictures, asked.pipeline, fps, asked.budget_ms, asked.seconds)
     after = _bare_engine_ms(model)
+    name = asked.video.name if asked.video else "the demo's"
     report = machine() | {
-        "video": f"{asked.video.name if asked.video else 'of the demo'}, {_size(pictures[0])}, JPEG quality {asked.quality}",
+        "video": f"{name}, {_size(pictures[0])}, JPEG quality {asked.quality}",
         "pipeline": asked.pipeline,
         "bare_engine_ms": {"before": spread(before), "after": spread(after)},
         "offered_fps": round(fps, 2),

@@ -33,6 +33,9 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 }
 """ONNX Runtime's names of the element types that a NumPy buffer can hold."""
 
+_DISABLED_REWRITES = ["WeightBiasQuantization"]
+"""It puts float weights between int8 tensors into int8 too, one scale for all channels: just those weights that were
+left in float because they lose too much."""
 _LOG_ERRORS = 3
 _FEW_CORES = 4
 
@@ -108,7 +111,10 @@ class OnnxRuntimeEngine(Engine):
             raise EngineError(f"no model file at {self._model_path}: prepare the model, or correct the path")
         try:
             return runtime.InferenceSession(
-                os.fspath(self._model_path), self._options(runtime), providers=["CPUExecutionProvider"]
+                os.fspath(self._model_path),
+                self._options(runtime),
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=_DISABLED_REWRITES,
             )
         except Exception as error:  # ONNX Runtime's exceptions have no common base
             raise PlanMismatch(

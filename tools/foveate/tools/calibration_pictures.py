@@ -1,18 +1,29 @@
-"""The pictures that an int8 or fp8 build finds its ranges of values with, as serving would see them."""
+"""Pictures of a folder or a video as serving sees them: to find an int8 build's ranges with, and to judge it by."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foveate.engines.errors import ConfigError, FrameError
+from foveate.models.geometry import Placement
 from foveate.models.package import PreparedModel
 from foveate.service.decode import decode_into
 from foveate.service.frame import PixelFormat
 from foveate.service.picture_header import picture_format, picture_size
 from foveate.tools.video_source import Image, VideoSource, open_source
 
-__all__ = ["calibration_pictures"]
+__all__ = ["PlacedPicture", "calibration_pictures", "placed_pictures"]
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedPicture:
+    """A picture in a model's input. Shapes: row (H, W, 3) uint8 RGB."""
+
+    row: NDArray[np.uint8]
+    placement: Placement
 
 
 def calibration_pictures(source: str, model: PreparedModel, most: int) -> list[NDArray[np.uint8]]:
@@ -21,6 +32,11 @@ def calibration_pictures(source: str, model: PreparedModel, most: int) -> list[N
     Shapes: each (H, W, 3) uint8 of the model's input, RGB.
     Raises: ConfigError if there is no such source, or a picture in it cannot be decoded.
     """
+    return [each.row for each in placed_pictures(source, model, most)]
+
+
+def placed_pictures(source: str, model: PreparedModel, most: int) -> list[PlacedPicture]:
+    """The same pictures, each with the way back from the model's input to its own pixels. Raises: as above."""
     opened = open_source(source)
     if opened.keeps_time:
         raise ConfigError(f"{opened.name} cannot be calibrated with: give a folder of pictures or a video")
@@ -36,16 +52,16 @@ def calibration_pictures(source: str, model: PreparedModel, most: int) -> list[N
     return placed
 
 
-def _placed(picture: Image | bytes, model: PreparedModel, source: VideoSource, number: int) -> NDArray[np.uint8]:
+def _placed(picture: Image | bytes, model: PreparedModel, source: VideoSource, number: int) -> PlacedPicture:
     spec = model.manifest.input
     row = np.empty((spec.height_px, spec.width_px, 3), np.uint8)
     try:
         if isinstance(picture, bytes):
             kind = picture_format(picture)
-            decode_into(row, picture, kind, picture_size(picture, kind), model)
+            decoded = decode_into(row, picture, kind, picture_size(picture, kind), model)
         else:
             height, width = picture.shape[:2]
-            decode_into(row, np.ascontiguousarray(picture).data, PixelFormat.RAW_BGR, (width, height), model)
+            decoded = decode_into(row, np.ascontiguousarray(picture).data, PixelFormat.RAW_BGR, (width, height), model)
     except FrameError as error:
         raise ConfigError(f"picture {number} of {source.name} cannot be calibrated with: {error}") from error
-    return row
+    return PlacedPicture(row, decoded.placement)

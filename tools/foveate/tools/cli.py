@@ -14,6 +14,7 @@ from foveate.tools.engines_command import app as engines_app
 from foveate.tools.models_command import app as models_app
 from foveate.tools.serve_command import serve
 from foveate.tools.stream_command import stream
+from foveate.tools.verify_command import verify
 
 __all__ = ["app", "main"]
 
@@ -46,6 +47,7 @@ app.command()(serve)
 app.command()(stream)
 app.command()(demo)
 app.command()(build)
+app.command()(verify)
 app.add_typer(models_app, name="models")
 app.add_typer(engines_app, name="engines")
 

@@ -26,7 +26,7 @@ def network_of(fused: onnx.ModelProto) -> onnx.ModelProto:
     Raises: BuildFailed where there is no network, or a tensor that crosses has no known type.
     """
     inferred = shape_inference.infer_shapes(fused)
-    before, own, after = _parts(inferred.graph)
+    _, own, after = _parts(inferred.graph)
     if not own:
         raise BuildFailed("the graph holds nothing but pre- and post-processing: there is no network to convert")
     known = _known_values(inferred.graph)
@@ -54,7 +54,7 @@ def with_network(fused: onnx.ModelProto, network: onnx.ModelProto) -> onnx.Model
         fused.graph.name,
         fused.graph.input,
         fused.graph.output,
-        [*_weights_for([*before, *after], fused.graph), *network.graph.initializer],
+        [*_weights_for([*before, *after], fused.graph), *_weights_for(list(network.graph.node), network.graph)],
     )
     joined = _like(fused, graph)
     joined.ir_version = max(fused.ir_version, network.ir_version)
