@@ -34,8 +34,8 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 """ONNX Runtime's names of the element types that a NumPy buffer can hold."""
 
 _DISABLED_REWRITES = ["WeightBiasQuantization"]
-"""It puts float weights between int8 tensors into int8 too, one scale for all channels: just those weights that were
-left in float because they lose too much."""
+"""It puts float weights between int8 tensors into int8 too, one scale for all channels: just the weights that a
+conversion left in float because they lose too much. Of float16 Q/DQ graphs it makes noise."""
 _LOG_ERRORS = 3
 _FEW_CORES = 4
 
@@ -69,8 +69,8 @@ class OnnxRuntimeEngine(Engine):
         `intra_op_threads`: None takes every core this process may run on. A container's CPU quota is not seen
         by it: set the number there.
         `allow_spinning`: None means only where there are more than 4 cores.
-        `optimize` must be off for float16 graphs with Q/DQ pairs: ONNX Runtime's CPU rewrites of those give
-        wrong numbers.
+        `optimize`: off runs the graph node by node as it stands, to tell a fault of the graph from one of ONNX
+        Runtime's rewrites.
         """
         super().__init__()
         if max_batch < 1:

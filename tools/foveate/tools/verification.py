@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from foveate.engines.errors import ConfigError
 from foveate.engines.onnx_graph import graph_from_file
 from foveate.engines.onnx_runtime import OnnxRuntimeEngine
-from foveate.engines.precision import convert, precision_of, propose_exclude, safe_to_optimize, sensitivity
+from foveate.engines.precision import convert, precision_of, propose_exclude, sensitivity
 from foveate.models.agreement import Agreement, agreement
 from foveate.models.outputs import DecodeOptions, Output
 from foveate.models.package import PreparedModel
@@ -120,8 +120,7 @@ def answers(
     manifest = model.manifest
     least = manifest.min_score if manifest.task == "detect" else 0.0
     options = DecodeOptions(least if min_score is None else min_score, max(manifest.max_detections, _LEAST_CLASSES))
-    optimize = safe_to_optimize(graph_from_file(graph))
-    with OnnxRuntimeEngine(graph, name=manifest.name, max_batch=1, optimize=optimize) as engine:
+    with OnnxRuntimeEngine(graph, name=manifest.name, max_batch=1) as engine:
         slot = engine.new_slot()
         (pixels,) = slot.inputs.values()
         said = []

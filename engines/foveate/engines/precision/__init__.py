@@ -4,7 +4,7 @@ Importing this brings in onnx and ONNX Runtime: only building does, never servin
 """
 
 from foveate.engines.precision.conversion import PRECISIONS, convert
-from foveate.engines.precision.inspection import precision_of, safe_to_optimize
+from foveate.engines.precision.inspection import precision_of
 from foveate.engines.precision.sensitivity import NodeLoss, propose_exclude, sensitivity
 
 __all__ = [
@@ -13,6 +13,5 @@ __all__ = [
     "convert",
     "precision_of",
     "propose_exclude",
-    "safe_to_optimize",
     "sensitivity",
 ]

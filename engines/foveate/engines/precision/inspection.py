@@ -1,4 +1,4 @@
-"""What a graph already holds: its precision, and whether ONNX Runtime may rewrite it."""
+"""What precision a graph is in."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import onnx
 from onnx import TensorProto
 
-__all__ = ["precision_of", "safe_to_optimize"]
+__all__ = ["precision_of"]
 
 _FLOAT8 = (TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E5M2)
 _QDQ = ("QuantizeLinear", "DequantizeLinear")
@@ -23,12 +23,6 @@ def precision_of(model: onnx.ModelProto) -> str:
     if TensorProto.BFLOAT16 in types:
         return "bf16"
     return "fp16" if TensorProto.FLOAT16 in types else "fp32"
-
-
-def safe_to_optimize(model: onnx.ModelProto) -> bool:
-    """False for Q/DQ pairs around float16: ONNX Runtime 1.32 rewrites those into wrong numbers on the CPU."""
-    quantized = any(node.op_type in _QDQ for node in model.graph.node)
-    return not (quantized and TensorProto.FLOAT16 in set(_types(model)))
 
 
 def _types(model: onnx.ModelProto) -> Iterator[int]:
