@@ -59,8 +59,7 @@ def test_a_good_conversion_passes(run: Run, package: str, pictures: str, precisi
     assert (code, err) == (0, "")
     lines = [line.split() for line in out.splitlines()]
     judged = 4 if precision == "int8" else 9  # the others find the ranges
-    assert lines[0][-6:] == [str(judged), "compared", "in", str(judged), "pictures"][-6:] or out
-    assert ["top1", "1.0000", "0.95" if precision == "int8" else {"fp32": "0.99", "fp16": "0.98"}[precision]] in lines
+    assert ["top1", "1.0000", {"fp32": "0.99", "fp16": "0.98", "int8": "0.95"}[precision]] in lines
     assert f"{judged} compared in {judged} pictures" in out
 
 
@@ -116,7 +115,7 @@ def test_another_model_is_a_reference_too(run: Run, package: str, pictures: str,
         (("--pictures", "/no/such/folder", "--precision", "fp16"), "no source"),
         (("--pictures", "PICTURES", "--precision", "fp4"), "no precision 'fp4'"),
         (("--pictures", "PICTURES", "--precision", "bf16", "--target", "onnxruntime"), "has no bf16"),
-        (("--pictures", "PICTURES", "--engine", "/no/such.onnx"), "cannot be read"),
+        (("--pictures", "PICTURES", "--engine", "/no/such.onnx"), "no model file"),
         (("--pictures", "PICTURES/0.png", "--precision", "int8"), "one picture"),
     ],
 )
@@ -132,6 +131,6 @@ def test_a_mistake_is_one_line_on_stderr_and_status_1(
 def test_no_picture_both_finds_ranges_and_judges(package: str, pictures: str, tmp_path: Path) -> None:
     model = prepare(load_package(package), ModelStore(tmp_path / "store"))
     calibration, judged = PictureSource(pictures, None, 3).split(model)
-    assert (len(calibration), len(judged)) == (3, 2) or len(calibration) == len(judged) == 3
+    assert (len(calibration), len(judged)) == (3, 2)
     rows = [each.row.tobytes() for each in (*calibration, *judged)]
     assert len(set(rows)) == len(rows)
