@@ -56,7 +56,7 @@ def sensitivity(
     return sorted(losses, key=lambda each: -each.loss)
 
 
-def propose_exclude(losses: Sequence[NodeLoss], *, budget: float = 0.0015, most: float = 0.35) -> tuple[str, ...]:
+def propose_exclude(losses: Sequence[NodeLoss], *, budget: float = 0.001, most: float = 0.35) -> tuple[str, ...]:
     """The nodes to leave out so that the losses of the others sum up to no more than the budget.
 
     `most` is the largest share of all nodes to leave out, whatever is left then.
