@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import weakref
+from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -19,9 +20,11 @@ from foveate.client.convert import (
 from foveate.client.errors import Unreachable, refused_from_status
 from foveate.client.frame import FrameLike, oversize, payload_from_frame, sized_for
 from foveate.client.frame_flow import sent_now
+from foveate.client.open_loop import open_loop
 from foveate.client.reconnect import Reconnect
 from foveate.client.result import Result, Verdict, unsent_result
-from foveate.client.server_info import PipelineInfo, ServerStatus
+from foveate.client.schedule import Outcome, ScheduledFrame
+from foveate.client.server_info import PipelineInfo, ServerStatus, StreamInfo
 from foveate.client.settings import Connection, PictureSettings, StreamSettings
 from foveate.client.source import Frames
 from foveate.client.stream import AsyncStream, OnEvent
@@ -103,6 +106,16 @@ class AsyncClient:
         )
         self._streams.add(stream)
         return stream
+
+    async def open_loop(
+        self,
+        frames: Iterable[ScheduledFrame],
+        on_opened: Callable[[StreamInfo], Awaitable[None] | None],
+        on_outcome: Callable[[Outcome], None],
+        **settings: Unpack[StreamSettings],
+    ) -> None:
+        """Send frames when they are due, whatever the answers do, over one RPC: for load tools, see `open_loop`."""
+        await open_loop(self._stub.Stream(), settings, frames, on_opened, on_outcome)
 
     async def list_pipelines(self) -> tuple[PipelineInfo, ...]:
         """What the server serves. Raises: Refused, Unreachable."""

@@ -3,6 +3,7 @@ message."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
@@ -20,6 +21,7 @@ from foveate.client.result import (
     Verdict,
     no_detections,
 )
+from foveate.client.schedule import Outcome
 from foveate.client.server_info import (
     EngineDescription,
     EngineStatus,
@@ -37,8 +39,10 @@ __all__ = [
     "frame_message",
     "infer_message",
     "open_message",
+    "outcome_from_message",
     "pipeline_from_message",
     "result_from_message",
+    "scheduled_frame_message",
     "status_from_message",
     "stream_info_from_message",
 ]
@@ -59,6 +63,13 @@ def frame_message(sent: SentFrame) -> vision_pb2.StreamRequest:
     return vision_pb2.StreamRequest(frame=_frame(sent))
 
 
+def scheduled_frame_message(sequence: int, age_us: int, budget_ms: int, data: bytes) -> vision_pb2.StreamRequest:
+    """One frame of a load tool's stream."""
+    return vision_pb2.StreamRequest(
+        frame=vision_pb2.Frame(sequence=sequence, age_us=min(age_us, 0xFFFF_FFFF), budget_ms=budget_ms, data=data)
+    )
+
+
 def infer_message(sent: SentFrame, settings: PictureSettings) -> vision_pb2.InferRequest:
     """One picture alone. Raises: TypeError for a setting that does not exist."""
     said = _wire_fields(settings)
@@ -67,13 +78,29 @@ def infer_message(sent: SentFrame, settings: PictureSettings) -> vision_pb2.Infe
     return vision_pb2.InferRequest(**said, frame=frame)
 
 
+def outcome_from_message(message: vision_pb2.FrameResult, due_at: float, sent_at: float, budget_ms: float) -> Outcome:
+    """What became of a scheduled frame, of which the answer came now."""
+    times = message.times
+    return Outcome(
+        due_at=due_at,
+        sent_at=sent_at,
+        answered_at=time.monotonic(),
+        verdict=_verdict(message),
+        total_ms=times.total / 1e3,
+        infer_ms=times.infer / 1e3,
+        decode_ms=times.decode / 1e3,
+        batch_size=message.batch_size,
+        budget_ms=budget_ms,
+    )
+
+
 def result_from_message(
     message: vision_pb2.FrameResult, sent: SentFrame, now: float, stream_budget_ms: float
 ) -> Result:
     """The answer to a frame that was sent, received `now` on the clock of `sent`."""
     return Result(
         sequence=sent.sequence,
-        verdict=Verdict.__members__.get(_VERDICTS.get(message.verdict, ""), Verdict.UNKNOWN),
+        verdict=_verdict(message),
         message=message.message,
         budget_ms=sent.payload.budget_ms or stream_budget_ms,
         age_ms=sent.age_s * 1e3,
@@ -148,6 +175,10 @@ def _wire_fields(settings: PictureSettings | StreamSettings) -> dict[str, Any]:
     if "delivery" in said:
         said["delivery"] = vision_pb2.Delivery.Value(f"DELIVERY_{Delivery(said['delivery']).name}")
     return said
+
+
+def _verdict(message: vision_pb2.FrameResult) -> Verdict:
+    return Verdict.__members__.get(_VERDICTS.get(message.verdict, ""), Verdict.UNKNOWN)
 
 
 def _frame(sent: SentFrame) -> vision_pb2.Frame:

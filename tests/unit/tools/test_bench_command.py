@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from foveate.client.settings import StreamSettings
+from foveate.engines.errors import ConfigError
+from foveate.tools.bench.fake_service import FakeSpec
+from foveate.tools.bench.load import StreamPlan, run_load
+from foveate.tools.bench.scenarios import Cameras, soak
+from foveate.tools.bench.target import Cores, TargetWish, opened_target, split_cores
+from foveate.tools.cli import app
+from support.service import grey_jpeg, running_service
+
+_SETTINGS: StreamSettings = {"pipeline": "grey", "budget_ms": 5000, "fps": 50.0}
+
+
+def test_every_planned_frame_has_one_outcome_and_a_refused_stream_holds_up_nobody() -> None:
+    refused: StreamSettings = {**_SETTINGS, "pipeline": "none"}
+    due = [number / 50 for number in range(20)]
+    with running_service() as service:
+        plans = [
+            StreamPlan("a", {**_SETTINGS, "stream_id": "a"}, due, [grey_jpeg(5)]),
+            StreamPlan("b", refused, due, [grey_jpeg(5)]),
+        ]
+        good, bad = asyncio.run(run_load(service.address, plans))
+        ledger = service.status().ledger
+    assert len(good.outcomes) == len(due) == ledger.received
+    assert sum(outcome.verdict.value == "ok" for outcome in good.outcomes) == ledger.ok
+    assert bad.info is None
+    assert "none" in bad.refusal
+    assert not bad.outcomes
+
+
+def test_frames_that_a_lost_server_never_answered_are_lost() -> None:
+    with running_service() as service:
+        plan = StreamPlan("a", _SETTINGS, [0.0, 0.02, 5.0, 5.1], [grey_jpeg(5)])
+
+        async def run() -> list[str]:
+            load = asyncio.create_task(run_load(service.address, [plan]))
+            await asyncio.to_thread(service.settled, lambda status: status.ledger.ok == 2)
+            await asyncio.wrap_future(service.start(service.server.stop(0)))
+            (log,) = await load
+            return sorted(outcome.verdict.value for outcome in log.outcomes)
+
+        assert asyncio.run(run()) == ["lost", "lost", "ok", "ok"]
+
+
+def test_bench_measures_the_service_over_a_fake_engine(tmp_path: Path) -> None:
+    options = ["--fake", "1,2", "--pin", "0", "--seconds", "1", "--streams", "3", "--out", str(tmp_path), "--plots"]
+    ended = CliRunner().invoke(app, ["bench", "overload", "--loads", "0.2,2", *options])
+    assert ended.exit_code == 0, ended.output
+    assert "engine alone" in ended.output
+    report = json.loads((tmp_path / "result.json").read_text())
+    assert report["scenario"] == "overload"
+    assert len(report["loads"]) == 2
+    for load in report["loads"]:
+        made = load["figures"]
+        assert sum(made["verdicts"].values()) == made["frames"] > 0
+        assert load["cpu_us_per_frame"] > 0
+    for name in ("latency.png", "overload.png", "streams.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_most_streams_are_searched_for() -> None:
+    options = ["--fake", "0,50", "--pin", "0", "--seconds", "1", "--longest-s", "1", "--fps", "400"]
+    ended = CliRunner().invoke(app, ["bench", "max-streams", *options])
+    assert ended.exit_code == 0, ended.output
+    assert "most streams at 400 frames/s" in ended.output
+
+
+def test_a_planted_leak_is_found_and_its_absence_too() -> None:
+    crowd = Cameras(streams=2, load=0.5, budget_ms=(500.0,), seconds=4.0)
+    for leak_bytes in (0, 1 << 20):
+        wish = TargetWish(fake=FakeSpec(alpha_ms=1.0, beta_ms=4.0, leak_bytes=leak_bytes))
+        with opened_target(wish, Cores(None, None)) as target:
+            result = asyncio.run(soak(target, crowd, every_s=0.1))
+        grows_mb_per_s = result.lowest_mb_per_h / 3600
+        assert (grows_mb_per_s > 5) == bool(leak_bytes), result
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["single", "--fake", "1"], "--fake takes 2 numbers"),
+        (["single", "--fake", "1,1", "--plots"], "add --out"),
+        (["overload", "--loads", "a,b", "--fake", "1,1", "--pin", "0"], "--loads takes numbers"),
+        (["single", "--pin", "99"], "the server can have"),
+        (["soak", "--plant-leak", "5"], "needs --fake"),
+    ],
+)
+def test_wrong_wishes_are_named(options: list[str], reason: str) -> None:
+    ended = CliRunner().invoke(app, ["bench", *options])
+    assert ended.exit_code == 1
+    assert reason in ended.output
+
+
+def test_the_server_never_takes_every_core() -> None:
+    with pytest.raises(ConfigError, match="pin 0"):
+        split_cores(10_000)

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foveate.client import Verdict
+from foveate.client.schedule import Outcome
+from foveate.tools.bench.arrivals import CameraRhythm, arrivals
+from foveate.tools.bench.figures import fair_shares, figures, jain_index
+from foveate.tools.bench.growth import growth
+from foveate.tools.bench.load import StreamLog, StreamPlan
+from foveate.tools.bench.sustained import judge, largest_passing
+
+
+def _outcome(
+    verdict: Verdict = Verdict.OK, *, took_ms: float = 10.0, sent_late_ms: float = 0.0, **facts: Any
+) -> Outcome:
+    told = {"total_ms": took_ms, "infer_ms": 4.0, "decode_ms": 1.0, "batch_size": 2, "budget_ms": 50.0} | facts
+    answered_at = 0.0 if verdict is Verdict.LOST else 1.0 + took_ms / 1e3
+    return Outcome(1.0, 1.0 + sent_late_ms / 1e3, answered_at, verdict, **told)
+
+
+def _log(outcomes: list[Outcome], *, name: str = "one", abusive: bool = False, **settings: Any) -> StreamLog:
+    log = StreamLog(StreamPlan(name, settings, [], [], abusive))  # type: ignore[arg-type]  # a dict of settings
+    log.outcomes = outcomes
+    return log
+
+
+def test_an_answer_that_comes_here_too_late_is_not_on_time_whatever_the_server_says() -> None:
+    made = figures([_log([_outcome(took_ms=49), _outcome(took_ms=51, total_ms=45)])], seconds=1.0)
+    assert made.on_time_share == 0.5
+    assert made.late_share_of_ok == 0.0
+    assert made.late_here_share_of_ok == 0.5
+
+
+def test_the_server_is_late_by_the_age_that_it_was_told() -> None:
+    made = figures([_log([_outcome(took_ms=49, total_ms=45, sent_late_ms=6)])], seconds=1.0)
+    assert made.late_share_of_ok == 1.0
+    assert made.send_error_ms["max"] == pytest.approx(6)
+
+
+def test_every_frame_is_counted_under_one_verdict() -> None:
+    outcomes = [_outcome(), _outcome(Verdict.SUPERSEDED), _outcome(Verdict.LOST), _outcome(Verdict.LOST)]
+    made = figures([_log(outcomes)], seconds=2.0)
+    assert made.verdicts == {"lost": 2, "ok": 1, "superseded": 1}
+    assert made.frames == 4
+    assert made.on_time_fps == 0.5
+
+
+def test_fairness_leaves_abusers_out_and_judges_each_class_by_itself() -> None:
+    good, shed = _outcome(), _outcome(Verdict.SUPERSEDED)
+    logs = [
+        _log([good] * 10, name="top", priority=0),
+        _log([good] * 5 + [shed] * 5, name="a", priority=1),
+        _log([good] * 5 + [shed] * 5, name="b", priority=1),
+        _log([good] * 5 + [shed] * 35, name="abuser", priority=1, abusive=True),
+    ]
+    made = figures(logs, seconds=1.0)
+    assert made.jain == pytest.approx(1.0)
+    assert made.worst_share == pytest.approx(1.0)
+    assert made.on_time_share_by_class == {0: 1.0, 1: 0.25}
+
+
+def test_a_stream_that_gets_half_of_its_fair_share_shows() -> None:
+    good, shed = _outcome(), _outcome(Verdict.SUPERSEDED)
+    logs = [_log([good] * 4 + [shed] * 16, name="poor"), _log([good] * 12 + [shed] * 8, name="rich")]
+    made = figures(logs, seconds=1.0)
+    assert made.worst_share == pytest.approx(0.5)
+    assert made.jain == pytest.approx(0.8)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.1, 100), st.floats(0.1, 10)), min_size=1, max_size=12),
+    st.floats(0.0, 500.0),
+)
+def test_fair_shares_divide_all_there_is_and_give_nobody_more_than_wanted(
+    streams: list[tuple[float, float]], capacity: float
+) -> None:
+    wanted, weights = [s[0] for s in streams], [s[1] for s in streams]
+    given_ = fair_shares(wanted, weights, capacity)
+    assert sum(given_) == pytest.approx(min(capacity, sum(wanted)), abs=1e-6)
+    assert all(part <= wish + 1e-9 for part, wish in zip(given_, wanted, strict=True))
+    unmet = [part / weight for part, wish, weight in zip(given_, wanted, weights, strict=True) if part < wish - 1e-6]
+    assert not unmet or max(unmet) == pytest.approx(min(unmet), rel=1e-6, abs=1e-6)
+
+
+def test_jain_is_one_for_equals_and_one_nth_for_a_monopoly() -> None:
+    assert jain_index([3.0, 3.0, 3.0]) == pytest.approx(1.0)
+    assert jain_index([3.0, 0.0, 0.0]) == pytest.approx(1 / 3)
+
+
+@given(st.floats(1, 60), st.floats(1, 30), st.integers(0, 1000))
+def test_a_steady_camera_sends_every_period(fps: float, seconds: float, seed: int) -> None:
+    due = arrivals(fps, seconds, random.Random(seed))
+    assert len(due) == pytest.approx(fps * seconds, abs=1.01)
+    assert all(later - earlier == pytest.approx(1 / fps) for earlier, later in itertools.pairwise(due))
+
+
+def test_a_stall_holds_frames_back_and_then_lets_them_come_together() -> None:
+    rhythm = CameraRhythm(jitter_s=0.0, drift=0.0, stalls_per_s=0.5, stall_s=(0.5, 0.5))
+    due = arrivals(20.0, 60.0, random.Random(1), rhythm)
+    assert due == sorted(due)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(due)]
+    assert max(gaps) > 0.4
+    assert sum(gap == 0 for gap in gaps) > 20
+    assert due == arrivals(20.0, 60.0, random.Random(1), rhythm)
+
+
+def test_a_share_is_proven_only_by_enough_frames() -> None:
+    # 0.99 ** 458 is just above one in a hundred, 0.99 ** 459 just below.
+    assert judge(458, late=0) is None
+    assert judge(459, late=0) is True
+    assert judge(1000, late=10) is None
+    assert judge(1000, late=30) is False
+    assert judge(100_000, late=900) is True
+
+
+async def _find(limit: int, start: int, most: int = 4096) -> tuple[int, list[int]]:
+    tried: list[int] = []
+
+    async def passes(streams: int) -> bool:
+        tried.append(streams)
+        return streams <= limit
+
+    return await largest_passing(passes, start, most), tried
+
+
+@pytest.mark.parametrize(("limit", "start"), [(0, 4), (1, 1), (7, 3), (37, 64), (40, 5)])
+def test_the_search_finds_the_largest_that_passes(limit: int, start: int) -> None:
+    found, tried = asyncio.run(_find(limit, start))
+    assert found == limit
+    assert len(tried) == len(set(tried))
+
+
+def test_the_search_stops_at_the_most_that_may_be_tried() -> None:
+    assert asyncio.run(_find(10_000, 5, most=100))[0] == 100
+
+
+def test_growth_is_found_below_noise_and_jumps() -> None:
+    rng = random.Random(3)
+    noise = [(float(second), 100 + rng.gauss(0, 1)) for second in range(200)]
+    flat = growth(noise)
+    assert flat.lowest_per_s < 0 < flat.highest_per_s
+    leaking = growth([(second, value + 0.05 * second) for second, value in noise])
+    assert leaking.lowest_per_s > 0.04
+    jumped = growth([(second, value + (50 if second == 120 else 0)) for second, value in noise])
+    assert abs(jumped.per_s - flat.per_s) < 0.01
+
+
+def test_growth_needs_samples() -> None:
+    with pytest.raises(ValueError, match="three samples"):
+        growth([(0.0, 1.0), (1.0, 2.0)])

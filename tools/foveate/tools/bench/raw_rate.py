@@ -1,0 +1,78 @@
+"""The rate of an engine alone, in a loop in this process: what a service in front of it can reach at most."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from foveate.engines.contract import Engine, Slot
+from foveate.engines.profile import LatencyProfile, batch_buckets, measure_profile
+
+__all__ = ["RawRate", "on_cores", "raw_rate"]
+
+_PROFILE_S = 3.0
+_LOOP_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class RawRate:
+    """An engine alone."""
+
+    fps: float
+    """Of the best batch size, run after run."""
+    batch: int
+    """The best batch size."""
+    latency_ms: tuple[tuple[int, float], ...]
+    """Median latency by batch size."""
+
+    @property
+    def engine_ms(self) -> float:
+        """How long a run of the best batch takes: "one engine time"."""
+        return dict(self.latency_ms)[self.batch]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def raw_rate(engine: Engine, seconds: float = _LOOP_S) -> RawRate:
+    """The best rate of a loaded engine over its batch sizes; the smallest batch wins that comes within 2 % of it."""
+    slot = engine.new_slot()
+    profile = measure_profile(engine, slot=slot, time_limit_s=_PROFILE_S)
+    rates = {batch: batch / max(1, ns) for batch, ns in zip(profile.buckets, profile.median_ns, strict=True)}
+    batch = next(batch for batch, rate in rates.items() if rate >= 0.98 * max(rates.values()))
+    return RawRate(_loop_fps(engine, slot, batch, seconds), batch, _latency_ms(profile))
+
+
+def _loop_fps(engine: Engine, slot: Slot, batch: int, seconds: float) -> float:
+    """Frames per second of one batch size run after run: the median over tenths of the time, since others run here."""
+    rates: list[float] = []
+    for _ in range(10):
+        runs, started = 0, time.monotonic()
+        while (passed := time.monotonic() - started) < seconds / 10 or not runs:
+            engine.run(slot, batch)
+            runs += 1
+        rates.append(runs * batch / passed)
+    return statistics.median(rates)
+
+
+def _latency_ms(profile: LatencyProfile) -> tuple[tuple[int, float], ...]:
+    return tuple((batch, round(profile.latency_ns(batch) / 1e6, 3)) for batch in batch_buckets(profile.buckets[-1]))
+
+
+@contextmanager
+def on_cores(cores: Sequence[int] | None) -> Iterator[None]:
+    """Run on these cores, as will threads and processes that are started inside; None: wherever this process may."""
+    if cores is None:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, set(cores))
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)

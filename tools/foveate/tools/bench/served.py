@@ -1,0 +1,115 @@
+"""The server under load: a process tree of its own, or one that runs already; and what it takes of the machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from foveate.engines.errors import EngineError
+from foveate.tools.bench.raw_rate import on_cores
+
+__all__ = ["Served", "Usage", "serving"]
+
+_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+_STOP_WITHIN_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the processes of a server have taken, and hold now."""
+
+    cpu_s: float
+    memory_bytes: int
+    """Proportional set size: pages that processes share are counted once."""
+    threads: int
+    descriptors: int
+    processes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A server that can be sent to."""
+
+    address: str
+    pid: int | None = None
+    """Of its first process; None where it was not started here."""
+
+    def usage(self) -> Usage | None:
+        """What its processes take; None where it was not started here."""
+        if self.pid is None:
+            return None
+        parts = [usage for pid in _tree(self.pid) if (usage := _process_usage(pid)) is not None]
+        return Usage(
+            cpu_s=sum(each.cpu_s for each in parts),
+            memory_bytes=sum(each.memory_bytes for each in parts),
+            threads=sum(each.threads for each in parts),
+            descriptors=sum(each.descriptors for each in parts),
+            processes=len(parts),
+        )
+
+
+@contextmanager
+def serving(module: str, settings: str, cores: Sequence[int] | None = None) -> Iterator[Served]:
+    """Run a module that takes its settings on its standard input and says where it serves, until the block ends.
+
+    Raises: EngineError with the server's own message if it cannot start.
+    """
+    with on_cores(cores):
+        # A session of its own, so that Ctrl-C in the terminal reaches this process alone.
+        process = subprocess.Popen(
+            [sys.executable, "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+    with process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            with suppress(BrokenPipeError):  # it died at once; its end of output says so
+                process.stdin.write(settings + "\n")
+                process.stdin.flush()
+            yield Served(_address(process.stdout.readline()), process.pid)
+        finally:
+            process.terminate()
+            try:
+                process.wait(_STOP_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _address(line: str) -> str:
+    if not line:
+        raise EngineError("the server died while it started: see its messages above")
+    outcome = json.loads(line)
+    if "error" in outcome:
+        raise EngineError(outcome["error"])
+    return str(outcome["address"])
+
+
+def _tree(pid: int) -> Iterator[int]:
+    yield pid
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # it has just ended
+            for child in children.read_text(encoding="ascii").split():
+                yield from _tree(int(child))
+
+
+def _process_usage(pid: int) -> Usage | None:
+    folder = Path(f"/proc/{pid}")
+    try:
+        fields = (folder / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        memory = (folder / "smaps_rollup").read_text(encoding="ascii")
+        descriptors = len(list((folder / "fd").iterdir()))
+    except OSError:  # it has just ended
+        return None
+    user, system, threads = int(fields[11]), int(fields[12]), int(fields[17])
+    held_kib = next(int(line.split()[1]) for line in memory.splitlines() if line.startswith("Pss:"))
+    return Usage((user + system) * _TICK_S, held_kib * 1024, threads, descriptors, 1)
