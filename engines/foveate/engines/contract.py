@@ -17,14 +17,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foveate.engines.errors import ConfigError, EngineError, RunFailed
 
-__all__ = ["Engine", "EngineInfo", "RunTimes", "Slot", "TensorSpec", "host_run_times"]
+__all__ = ["DeviceRows", "Engine", "EngineInfo", "RunTimes", "Slot", "TensorSpec", "host_run_times"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +73,47 @@ class RunTimes:
         return self.copy_in_ns + self.infer_ns + self.copy_out_ns
 
 
+class DeviceRows(Protocol):
+    """The device's own rows of one of a slot's inputs, for pixels that are on the device already.
+
+    Whoever makes pixels there writes row ``r`` at ``address + r * row_bytes`` by work of its own stream, records
+    an event behind it, and says so by `written`. The slot's next run then waits for the event, on the device,
+    instead of copying the host's row. It holds for that run alone, whether it succeeds or fails.
+    """
+
+    @property
+    def address(self) -> int:
+        """Of row 0, on the device; the same until the engine closes."""
+        ...
+
+    @property
+    def row_bytes(self) -> int: ...
+
+    def written(self, row: int, event: int) -> None:
+        """Row `row` is the device's in the next run, as it stands after `event`, the handle of a recorded event."""
+        ...
+
+
 class Slot:
     """The host buffers of one batch in flight; made by `Engine.new_slot` and valid until the engine closes.
 
+    `device_inputs` names the inputs whose rows may be written on the device instead; an engine on the CPU has none.
     Shapes: every buffer is ``(max_batch, *spec.shape)`` of ``spec.dtype``, C-contiguous, reused by each run.
     """
 
-    __slots__ = ("_busy", "index", "inputs", "outputs")
+    __slots__ = ("_busy", "device_inputs", "index", "inputs", "outputs")
 
-    def __init__(self, index: int, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]) -> None:
+    def __init__(
+        self,
+        index: int,
+        inputs: Mapping[str, NDArray[Any]],
+        outputs: Mapping[str, NDArray[Any]],
+        device_inputs: Mapping[str, DeviceRows] | None = None,
+    ) -> None:
         self.index = index
         self.inputs = inputs
         self.outputs = outputs
+        self.device_inputs = device_inputs or {}
         self._busy = False
 
 
@@ -97,9 +126,13 @@ class Engine(ABC):
         self._closed = False
 
     @classmethod
-    def from_file(cls, model_path: Path, *, name: str, max_batch: int, threads: int | None = None) -> Engine:
+    def from_file(
+        cls, model_path: Path, *, name: str, max_batch: int, threads: int | None = None, precision: str = "fp32"
+    ) -> Engine:
         """An engine, not loaded yet, that runs a model file on `threads` CPU threads where it uses any.
 
+        `precision` is what a built engine's file computes in, as its sidecar says; a backend that compiles while it
+        loads computes in it.
         Raises: ConfigError for a backend that runs no files.
         """
         raise ConfigError(f"{cls.__name__} runs no model files: choose a backend that does, such as onnxruntime")
@@ -127,10 +160,16 @@ class Engine(ABC):
             self._info = self._load_impl()
         return self._info
 
-    def new_slot(self) -> Slot:
-        """Allocate the buffers of one more batch in flight. The caller may use them until `close`."""
+    def new_slot(self, inputs: Mapping[str, NDArray[Any]] | None = None) -> Slot:
+        """Allocate the buffers of one more batch in flight. The caller may use them until `close`.
+
+        `inputs` are buffers of the caller's, each beginning on a page of its own, such as memory that other processes
+        write to; they outlive the engine. A backend that can read from them does, and they are the slot's inputs; else
+        the slot has inputs of its own, into which the caller copies.
+        """
         self._require_open()
-        slot = self._new_slot_impl(len(self._slots))
+        index = len(self._slots)
+        slot = self._new_slot_impl(index) if inputs is None else self._new_slot_over_impl(index, inputs)
         self._slots.append(slot)
         return slot
 
@@ -194,6 +233,10 @@ class Engine(ABC):
             return {spec.name: np.zeros((info.max_batch, *spec.shape), spec.dtype) for spec in specs}
 
         return Slot(index, buffers(info.inputs), buffers(info.outputs))
+
+    def _new_slot_over_impl(self, index: int, inputs: Mapping[str, NDArray[Any]]) -> Slot:
+        """A slot that reads its inputs from there; a backend that can overrides this."""
+        return self._new_slot_impl(index)
 
     @abstractmethod
     def _run_impl(self, slot: Slot, batch: int) -> RunTimes:

@@ -8,7 +8,10 @@ FoveateError
  │  ├ EngineUnavailable     the backend, its library or its device is missing here
  │  ├ BuildFailed           a model could not be turned into an engine
  │  ├ PlanMismatch          an engine does not fit this version, device or profile
- │  └ RunFailed             a batch failed while it ran
+ │  ├ RunFailed             a batch failed while it ran
+ │  └ DeviceError           a call of the device's driver failed
+ │     ├ DeviceLost         the device is unusable for this process, until it is started anew
+ │     └ DeviceOutOfMemory  there is not as much device memory, or pinned memory, as was asked for
  ├ FrameError               the sender's fault
  │  ├ BadFrame              the bytes are not the picture that they claim to be
  │  └ UnsupportedFormat     a picture or video format that is not served here
@@ -31,6 +34,9 @@ __all__ = [
     "BuildFailed",
     "ChecksumMismatch",
     "ConfigError",
+    "DeviceError",
+    "DeviceLost",
+    "DeviceOutOfMemory",
     "EngineError",
     "EngineUnavailable",
     "FoveateError",
@@ -82,6 +88,18 @@ class PlanMismatch(EngineError):
 
 class RunFailed(EngineError):
     """A batch failed while it ran; the engine may still serve the next one."""
+
+
+class DeviceError(EngineError):
+    """A call of the device's driver failed; the device itself works on."""
+
+
+class DeviceLost(DeviceError):
+    """The device answers every call of this process with an error: only a new process can use it again."""
+
+
+class DeviceOutOfMemory(DeviceError):
+    """There is not as much device memory, or pinned host memory, as was asked for."""
 
 
 class FrameError(FoveateError):

@@ -188,6 +188,8 @@ class TensorRtBuilder:
             level = getattr(trt.HardwareCompatibilityLevel, options.target.kind.upper())
             config.hardware_compatibility_level = level
         if self._backend == "tensorrt_rtx":
+            # Else a plan may allocate memory while it runs, and cannot be captured as a CUDA graph.
+            config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
             self._name_capabilities(config, options)
 
     def _name_capabilities(self, config: Any, options: BuildOptions) -> None:

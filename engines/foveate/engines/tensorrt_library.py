@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -13,6 +14,9 @@ __all__ = ["BuildProgress", "MessageLog", "ProgressRelay", "new_logger", "new_mo
 
 BuildProgress = Callable[[str, int, int], None]
 """Called with a phase of the build, its steps done and its steps in all; phases hold other phases."""
+
+_MOST_MESSAGES = 4096
+"""An engine that runs for months must not grow with what its library has to say."""
 
 _EXTRAS = {"tensorrt": "gpu", "tensorrt_rtx": "rtx"}
 
@@ -33,13 +37,17 @@ def tensorrt_library(backend: str) -> Any:
 
 
 class MessageLog:
-    """What the library said while it built. Threads of the library write into it."""
+    """What the library said lately. Threads of the library write into it."""
 
     _NO_DRIVER = ("cudaError 35", "CUDA initialization failure with error: 35")
     """Said after everything else on a machine without a GPU, where building works nevertheless."""
 
     def __init__(self) -> None:
-        self._messages: list[tuple[str, str]] = []
+        self._messages: deque[tuple[str, str]] = deque(maxlen=_MOST_MESSAGES)
+
+    def clear(self) -> None:
+        """Forget what was said: what comes now belongs to something else."""
+        self._messages.clear()
 
     def add(self, severity: str, message: str) -> None:
         if severity != "VERBOSE":
@@ -47,7 +55,7 @@ class MessageLog:
 
     def reason(self, most: int = 3) -> str:
         """The last errors in one line; of the missing driver only if there is nothing else to say."""
-        errors = [" ".join(text.split()) for severity, text in self._messages if severity.endswith("ERROR")]
+        errors = [" ".join(text.split()) for severity, text in tuple(self._messages) if severity.endswith("ERROR")]
         telling = [text for text in errors if not any(noise in text for noise in self._NO_DRIVER)]
         return "; ".join((telling or errors)[-most:]) or "the library gave no reason"
 
