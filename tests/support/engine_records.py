@@ -6,10 +6,12 @@ import hashlib
 from datetime import UTC, datetime
 from typing import Any
 
-from foveate.engines import EngineRecord
+from foveate.engines import EngineRecord, LatencyProfile
+from foveate.engines.engine_profile import EngineProfile, RunConditions
 from foveate.engines.engine_record import BatchRecord, MemoryPlan, TensorRecord
+from foveate.engines.machine import Machine
 
-__all__ = ["SOURCE_SHA256", "engine_key", "engine_record"]
+__all__ = ["SOURCE_SHA256", "engine_key", "engine_profile", "engine_record", "run_conditions"]
 
 SOURCE_SHA256 = "5" * 64
 
@@ -43,3 +45,35 @@ def engine_record(content: bytes, seed: str = "", **changes: Any) -> EngineRecor
         "build_seconds": 1.5,
     }
     return EngineRecord(**(fields | changes))
+
+
+def run_conditions(**changes: Any) -> RunConditions:
+    """Those of a small CPU; `changes` replace fields."""
+    fields: dict[str, Any] = {
+        "machine": Machine(cpu="a small CPU", cores=2),
+        "device": "cpu",
+        "backend": "onnxruntime",
+        "library_version": "1.32.0",
+        "precision": "fp32",
+        "threads": 2,
+    }
+    return RunConditions(**(fields | changes))
+
+
+def engine_profile(
+    conditions: RunConditions | None = None,
+    *,
+    median_ms: float = 1.0,
+    buckets: tuple[int, ...] = (1, 2),
+    **changes: Any,
+) -> EngineProfile:
+    """A profile in which a batch of b takes b times `median_ms`; `changes` set further fields."""
+    median_ns = tuple(round(median_ms * 1e6 * batch) for batch in buckets)
+    fields: dict[str, Any] = {
+        "conditions": conditions or run_conditions(),
+        "host": "test",
+        "foveate_version": "1",
+        "measured_at": datetime(2026, 1, 2, tzinfo=UTC),
+        "latency": LatencyProfile(buckets, median_ns, median_ns),
+    }
+    return EngineProfile(**(fields | changes))

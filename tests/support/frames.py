@@ -13,14 +13,16 @@ from numpy.typing import NDArray
 from foveate.engines.profile import LatencyProfile
 from foveate.models.manifest import HeadSpec, InputSpec, Manifest
 from foveate.models.package import PreparedModel
+from foveate.service.device_stream import DeviceStream
 from foveate.service.frame import PixelFormat, StreamOptions
 from foveate.service.prediction import LatencyModel
-from foveate.service.stream import CameraStream
+from foveate.service.stream import CameraStream, StreamRecord
 
 __all__ = [
     "MS",
     "camera_stream",
     "colour_model",
+    "device_stream",
     "encoded",
     "latency_model",
     "nv12",
@@ -95,4 +97,9 @@ def stream_options(budget_ms: float = 100.0, **fields: Any) -> StreamOptions:
 
 def camera_stream(stream_id: str = "camera", window: int = 32, **fields: Any) -> CameraStream:
     """A stream; the fields are those of `stream_options`."""
-    return CameraStream(stream_id, stream_options(**fields), window, f"token of {stream_id}")
+    return CameraStream(StreamRecord(stream_id, f"token of {stream_id}"), stream_options(**fields), window)
+
+
+def device_stream(stream_id: str = "camera", **fields: Any) -> DeviceStream:
+    """The same as a device knows it."""
+    return DeviceStream(stream_id, stream_options(**fields))

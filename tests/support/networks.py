@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,34 @@ from foveate.models.fusion import fuse
 from foveate.models.manifest import HeadSpec, InputSpec
 from support.onnx_models import manifest_of, model_of
 
-__all__ = ["PRODUCT_NODES", "SIDE_PX", "network_pictures", "small_classifier"]
+__all__ = ["PRODUCT_NODES", "SIDE_PX", "network_pictures", "small_classifier", "write_small_package"]
 
 SIDE_PX = 16
 PRODUCT_NODES = ("model/stem", "model/depthwise", "model/wide", "model/logits")
 """The nodes of `small_classifier` with weights, in order."""
 _CHANNELS, _CLASSES = 8, 10
+_MANIFEST = f"""
+name = "small"
+title = "A small convolutional network"
+task = "classify"
+source = "file:model.onnx"
+labels = {[f"class{index}" for index in range(_CLASSES)]}
+min_score = 0.0
+licence = "CC0-1.0"
+homepage = "https://example.org"
+
+[input]
+width_px = {SIDE_PX}
+height_px = {SIDE_PX}
+scale = {1 / 255}
+resize = "stretch"
+
+[head]
+kind = "logits"
+outputs = {{ logits = "logits" }}
+activation = "softmax"
+top_k = {_CLASSES}
+"""
 
 
 def small_classifier(
@@ -29,6 +52,20 @@ def small_classifier(
     `spread` is how much larger the last channel of the stem is than the first; `extra_nodes` go into the network and
     may read `features` and write what the last layer reads instead, `pooled_extra`.
     """
+    head = HeadSpec(kind="logits", outputs={"logits": "logits"}, top_k=_CLASSES, activation="softmax")
+    spec = InputSpec(width_px=SIDE_PX, height_px=SIDE_PX, scale=1 / 255, resize="stretch")
+    return fuse(_bare(seed, extra_nodes, spread), manifest_of(head, spec))
+
+
+def write_small_package(folder: Path) -> Path:
+    """The same network as a model package in `folder`, which is returned."""
+    folder.mkdir(parents=True)
+    (folder / "model.onnx").write_bytes(_bare(0, (), 1.0).SerializeToString())
+    (folder / "model.toml").write_text(_MANIFEST)
+    return folder
+
+
+def _bare(seed: int, extra_nodes: tuple[onnx.NodeProto, ...], spread: float) -> onnx.ModelProto:
     random = np.random.default_rng(seed)
 
     def normal(*shape: int) -> NDArray[np.float32]:
@@ -63,10 +100,7 @@ def small_classifier(
         helper.make_node("Gemm", [flat, "logits_weight", "logits_bias"], ["logits"], name="logits", transB=1),
     ]
     shape: list[int | str] = ["batch", 3, SIDE_PX, SIDE_PX]
-    model = model_of(nodes, {"image": shape}, {"logits": ["batch", _CLASSES]}, weights)
-    head = HeadSpec(kind="logits", outputs={"logits": "logits"}, top_k=_CLASSES, activation="softmax")
-    spec = InputSpec(width_px=SIDE_PX, height_px=SIDE_PX, scale=1 / 255, resize="stretch")
-    return fuse(model, manifest_of(head, spec))
+    return model_of(nodes, {"image": shape}, {"logits": ["batch", _CLASSES]}, weights)
 
 
 def network_pictures(count: int, seed: int = 1) -> list[NDArray[np.uint8]]:

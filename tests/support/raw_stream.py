@@ -38,8 +38,17 @@ class RawStream:
         self._outgoing.put(None)
 
     def reply(self) -> pb.StreamReply:
+        """The next reply that is no word about the frame rate: those come whenever the load changes."""
         reply: pb.StreamReply = next(self.call)
+        while reply.notice.kind == pb.Notice.KIND_ADVISED_RATE:
+            reply = next(self.call)
         return reply
+
+    def advised_rate(self) -> float:
+        """The next reply, which must tell of a new frame rate."""
+        reply: pb.StreamReply = next(self.call)
+        assert reply.notice.kind == pb.Notice.KIND_ADVISED_RATE, reply
+        return reply.notice.advised_fps
 
     def result(self) -> pb.FrameResult:
         """The next reply, which must be a result."""

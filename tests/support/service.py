@@ -26,22 +26,36 @@ from foveate.models.package import PreparedModel
 from foveate.proto import vision_pb2 as pb
 from foveate.proto import vision_pb2_grpc as pb_grpc
 from foveate.service.config import PipelineConfig, ServiceConfig, load_config
-from foveate.service.pipeline import OnAnswers, Pipeline, PipelineSet, Unavailable, open_pipeline
-from foveate.service.server import Server, serve
+from foveate.service.device import Device
+from foveate.service.ingest import Ingest
+from foveate.service.link import Link
+from foveate.service.opening import NewSlots, Opened, OpenPipelines, open_pipeline
+from foveate.service.pipeline import Pipeline, PipelineSet, Unavailable
+from foveate.service.reception import Station
+from foveate.service.remote_device import RemoteDevice
+from foveate.service.remote_ingest import serve_ingest
+from foveate.service.serve import serve
+from foveate.service.server import Server
+from foveate.service.slot_memory import SharedSlots
 
 __all__ = [
     "GREYS",
     "RunningService",
     "fake_detector",
     "fake_engine",
+    "fake_opening",
+    "grey_config",
     "grey_jpeg",
     "grey_of",
+    "loop_in_thread",
     "running_service",
     "serve_until_signal",
 ]
 
 T = TypeVar("T")
 
+over_messages = False
+"""Whether ingest and device talk as two processes do; see the fixture `boundary`."""
 INPUT_PX = 32
 GREYS = tuple(range(5, 255, 10))
 """Grey levels that stay in their own class through JPEG."""
@@ -137,10 +151,15 @@ def running_service(
     engine = engine or fake_engine()
     others = {name: Unavailable(name, "none", reason) for name, reason in (unavailable or {}).items()}
     config = _config(slots, settings)
-    with _loop_in_thread() as loop:
+    closing: list[Callable[[], None]] = []
+    with loop_in_thread() as loop:
 
         async def start() -> Server:
-            server = Server(config, _opening(engine, profile_ms, others))
+            opening = fake_opening(engine, profile_ms, others)
+            linked = LinkedStation(opening) if over_messages else None
+            server = Server(config, linked.open, linked) if linked else Server(config, opening)
+            if linked:
+                closing.append(linked.close)
             await server.start()
             return server
 
@@ -153,35 +172,73 @@ def running_service(
             if engine.gate is not None:
                 engine.gate.set()
             service.start(server.stop(0)).result(20)
+            for close in closing:
+                loop.call_soon_threadsafe(close)
 
 
 async def serve_until_signal() -> None:
     """The same service as a process of its own: prints its address, and drains on a signal."""
-    await serve(_config(3, {}), lambda address, _: print(address, flush=True), _opening(fake_engine(), 1.0, {}))
+
+    def new(config: ServiceConfig) -> Server:
+        return Server(config, fake_opening(fake_engine(), 1.0, {}))
+
+    await serve(_config(3, {}), lambda address, _: print(address, flush=True), new)
+
+
+def grey_config(slots: int = 3) -> dict[str, PipelineConfig]:
+    """The settings of the pipeline `grey`."""
+    return {"grey": PipelineConfig.model_validate({"model": "grey", "engine": {"slots": slots}})}
 
 
 def _config(slots: int, settings: Mapping[str, Any]) -> ServiceConfig:
-    wanted = PipelineConfig.model_validate({"model": "grey", "engine": {"slots": slots}})
-    return load_config(**{"listen": "127.0.0.1:0", "pipelines": {"grey": wanted}, **settings})
+    return load_config(**{"listen": "127.0.0.1:0", "pipelines": grey_config(slots), **settings})
 
 
-def _opening(
+def fake_opening(
     engine: FakeEngine, profile_ms: float, others: Mapping[str, Unavailable]
-) -> Callable[[ServiceConfig, OnAnswers], PipelineSet]:
-    def opening(config: ServiceConfig, on_answers: OnAnswers) -> PipelineSet:
+) -> Callable[[ServiceConfig, NewSlots], Opened]:
+    def opening(config: ServiceConfig, make_slots: NewSlots) -> Opened:
         engine.load()
         latency_ns = int(profile_ms * 1e6)
         profile = LatencyProfile((1, 4), (latency_ns, latency_ns), (latency_ns, latency_ns))
         wanted = config.pipelines["grey"]
-        grey = open_pipeline("grey", fake_detector(), engine, profile, on_answers, wanted=wanted)
+        grey, lane = open_pipeline("grey", fake_detector(), engine, profile, make_slots, wanted=wanted)
         pipelines: dict[str, Pipeline | Unavailable] = {"grey": grey, **others}
-        return PipelineSet(pipelines, "grey")
+        return Opened(PipelineSet(pipelines, "grey"), Device([lane]))
 
     return opening
 
 
+class LinkedStation:
+    """Ingest and device as in two processes, over a link and shared memory, and yet within reach of a test."""
+
+    def __init__(self, opening: OpenPipelines) -> None:
+        self._opening = opening
+        self._slots = SharedSlots()
+
+    def open(self, config: ServiceConfig, make_slots: NewSlots) -> Opened:
+        return self._opening(config, self._slots)
+
+    async def __call__(self, opened: Opened, ingest: Ingest) -> Station:
+        self._link, theirs = (Link(end) for end in Link.pair())
+        arguments = (theirs, opened.device, opened.pipelines, self._slots.files)
+        threading.Thread(target=serve_ingest, args=arguments, name="device side").start()
+        serving = asyncio.Event()
+        device = RemoteDevice(ingest, serving.set)
+        device.connect(self._link)
+        await serving.wait()
+        self._device = device
+        return Station(device, ingest)
+
+    def close(self) -> None:
+        """As if the device's process had died."""
+        self._device.lose()
+        self._slots.close()
+
+
 @contextmanager
-def _loop_in_thread() -> Iterator[asyncio.AbstractEventLoop]:
+def loop_in_thread() -> Iterator[asyncio.AbstractEventLoop]:
+    """An event loop that runs until the block ends."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="test-server")
     thread.start()

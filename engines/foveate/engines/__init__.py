@@ -6,7 +6,9 @@ No backend's library is imported here, so that a client, a planner or `--help` s
 
 from foveate.engines.build_options import BatchRange, BuildOptions, Target
 from foveate.engines.conformance import ConformanceError, check_engine
-from foveate.engines.contract import Engine, EngineInfo, RunTimes, Slot, TensorSpec, host_run_times
+from foveate.engines.contract import DeviceRows, Engine, EngineInfo, RunTimes, Slot, TensorSpec, host_run_times
+from foveate.engines.engine_choice import ChosenEngine, EngineWish, choose_engine, engine_of_key
+from foveate.engines.engine_profile import EngineProfile, RunConditions
 from foveate.engines.engine_record import EngineRecord, EngineUse
 from foveate.engines.engine_store import BuiltEngine, EngineStore
 from foveate.engines.errors import (
@@ -15,6 +17,9 @@ from foveate.engines.errors import (
     BuildFailed,
     ChecksumMismatch,
     ConfigError,
+    DeviceError,
+    DeviceLost,
+    DeviceOutOfMemory,
     EngineError,
     EngineUnavailable,
     FoveateError,
@@ -31,9 +36,13 @@ from foveate.engines.errors import (
     UnsupportedFormat,
 )
 from foveate.engines.fake import FakeEngine, Gate
+from foveate.engines.machine import Machine, this_machine
 from foveate.engines.onnx_runtime import OnnxRuntimeEngine
 from foveate.engines.profile import LatencyProfile, batch_buckets, measure_profile
+from foveate.engines.profiling import profile_engine
 from foveate.engines.registry import backend_names, engine_class
+from foveate.engines.serving_latency import serving_latency
+from foveate.engines.torch_engine import TorchEngine
 
 __all__ = [
     "BadFrame",
@@ -43,27 +52,36 @@ __all__ = [
     "BuildOptions",
     "BuiltEngine",
     "ChecksumMismatch",
+    "ChosenEngine",
     "ConfigError",
     "ConformanceError",
+    "DeviceError",
+    "DeviceLost",
+    "DeviceOutOfMemory",
+    "DeviceRows",
     "Engine",
     "EngineError",
     "EngineInfo",
+    "EngineProfile",
     "EngineRecord",
     "EngineStore",
     "EngineUnavailable",
     "EngineUse",
+    "EngineWish",
     "FakeEngine",
     "FoveateError",
     "FrameError",
     "Gate",
     "LatencyProfile",
     "LimitExceeded",
+    "Machine",
     "ModelError",
     "NoSuchPipeline",
     "OnnxRuntimeEngine",
     "Overloaded",
     "PlanMismatch",
     "ProtocolError",
+    "RunConditions",
     "RunFailed",
     "RunTimes",
     "ShuttingDown",
@@ -71,11 +89,17 @@ __all__ = [
     "StreamTaken",
     "Target",
     "TensorSpec",
+    "TorchEngine",
     "UnsupportedFormat",
     "backend_names",
     "batch_buckets",
     "check_engine",
+    "choose_engine",
     "engine_class",
+    "engine_of_key",
     "host_run_times",
     "measure_profile",
+    "profile_engine",
+    "serving_latency",
+    "this_machine",
 ]

@@ -7,11 +7,12 @@ import json
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -28,7 +29,7 @@ from foveate.engines.tensorrt_library import BuildProgress
 
 __all__ = ["build_engine"]
 
-_RECIPE_VERSION = 1
+_RECIPE_VERSION = 2
 """Raised whenever conversion or compilation makes another engine of the same graph and options."""
 
 Pixels = NDArray[np.uint8]
@@ -43,6 +44,7 @@ def build_engine(
     calibration: Sequence[Pixels] = (),
     on_progress: BuildProgress | None = None,
     cancel: threading.Event | None = None,
+    prove: Callable[[onnx.ModelProto], dict[str, Any] | None] | None = None,
     force: bool = False,
 ) -> BuiltEngine:
     """The engine of a prepared graph, built if the store does not have it.
@@ -50,7 +52,9 @@ def build_engine(
     Shapes: `calibration` pictures are (H, W, 3) uint8 in the size of the graph's input; int8 and fp8 need some,
     others take none.
     `on_progress` is called, from another thread too, with a phase, its steps done and its steps in all; what it
-    raises ends the build. `force` builds the engine even if it is there.
+    raises ends the build. `prove` is called with the converted graph before it is compiled: what it returns is kept
+    as the engine's `accuracy`, and what it raises ends the build with nothing kept. `force` builds the engine even if
+    it is there.
     Raises: BuildFailed, also if `cancel` is set or Ctrl-C comes while it compiles; EngineUnavailable where the
     backend is missing; EngineError if the store cannot be written.
     """
@@ -69,11 +73,13 @@ def build_engine(
         model = _converted(model_path, options, pictures, on_progress)
         if cancel is not None and cancel.is_set():
             raise BuildFailed("cancelled: nothing was kept")
+        accuracy = None if prove is None else prove(model)
         if builder is None:
             compiled = _uncompiled(model)
         else:
             compiled = _compiled(builder, model, name, recipe, store, on_progress, cancel)
-        return compiled.content, _record(recipe, name, compiled, time.monotonic() - started)
+        record = _record(recipe, name, compiled, time.monotonic() - started)
+        return compiled.content, record.model_copy(update={"accuracy": accuracy})
 
     return store.find_or_build(recipe.key, build, force=force)
 
@@ -110,8 +116,9 @@ def _converted(
     phase = f"Converting to {options.precision}"
     tell = on_progress or (lambda *_: None)
     tell(phase, 0, 1)
-    target = "onnxruntime" if options.backend == "onnxruntime" else "tensorrt"
-    converted = convert(model, options.precision, target=target, calibration=pictures, exclude=options.exclude)
+    converted = convert(
+        model, options.precision, target=options.graph_target, calibration=pictures, exclude=options.exclude
+    )
     tell(phase, 1, 1)
     return converted
 

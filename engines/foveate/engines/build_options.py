@@ -8,12 +8,26 @@ from typing import Literal, Self, get_args
 
 from foveate.engines.errors import BuildFailed, ConfigError
 
-__all__ = ["BUILD_BACKENDS", "BUILD_PRECISIONS", "BatchRange", "BuildOptions", "Target"]
+__all__ = [
+    "BUILD_BACKENDS",
+    "BUILD_CALIBRATED_PRECISIONS",
+    "BUILD_PRECISIONS",
+    "BatchRange",
+    "BuildOptions",
+    "Precision",
+    "Target",
+]
 
 BUILD_BACKENDS = ("onnxruntime", "tensorrt", "tensorrt_rtx")
 """The backends that engines can be built for."""
 
-BUILD_PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
+Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+"""What a network computes in."""
+
+BUILD_PRECISIONS: tuple[str, ...] = get_args(Precision)
+
+BUILD_CALIBRATED_PRECISIONS = ("int8", "fp8")
+"""Those that need pictures to find the ranges of values."""
 
 _LEAST_CAPABILITY = {"bf16": 80, "fp8": 89}
 """The first compute capability with arithmetic of that precision; older ones are refused by the compiler."""
@@ -110,7 +124,12 @@ class BuildOptions:
     @property
     def quantised(self) -> bool:
         """Whether pictures are needed to find the ranges of values."""
-        return self.precision in ("int8", "fp8")
+        return self.precision in BUILD_CALIBRATED_PRECISIONS
+
+    @property
+    def graph_target(self) -> str:
+        """What the converted graph is for, as `precision.convert` takes it."""
+        return "onnxruntime" if self.backend == "onnxruntime" else "tensorrt"
 
     @property
     def least_capability(self) -> int:

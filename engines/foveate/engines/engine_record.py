@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from foveate.engines.contract import TensorSpec
+from foveate.engines.engine_profile import EngineProfile
 from foveate.engines.errors import PlanMismatch
 
 __all__ = ["BatchRecord", "EngineRecord", "EngineUse", "MemoryPlan", "TensorRecord", "capability_fits"]
@@ -82,9 +83,23 @@ class EngineRecord(_Record):
     built_at: datetime
     build_seconds: float
     accuracy: dict[str, Any] | None = None
-    """How far it agrees with the graph that it was built from, once that was measured."""
-    profile: dict[str, list[Any]] | None = None
-    """Its `LatencyProfile` as JSON, once that was measured."""
+    """How far it agrees with the graph that it was built from, once that was measured: a ``summary``, and as
+    ``failures`` what is below its threshold, with ``accepted`` where it is to be served nevertheless; ``proven`` is
+    false where the summary says why nothing was measured."""
+    profiles: tuple[EngineProfile, ...] = ()
+    """What was measured of it, under different conditions; the newest first."""
+
+    @property
+    def agrees(self) -> bool | None:
+        """Whether it was compared with its graph in fp32 and agrees well enough; None: nobody compared it."""
+        if self.accuracy is None or self.accuracy.get("proven") is False:
+            return None
+        return not self.accuracy.get("failures")
+
+    @property
+    def accepted(self) -> bool:
+        """Whether somebody said that it may be served although it agrees too little."""
+        return bool((self.accuracy or {}).get("accepted"))
 
     @property
     def file_name(self) -> str:

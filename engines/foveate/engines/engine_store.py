@@ -3,7 +3,8 @@
 ::
 
     <key>/engine.plan|model.onnx   the engine
-    <key>/engine.json              its sidecar
+    <key>/engine.json              its sidecar, with what was measured of it
+    graphs/<sha256>.json           what was measured of a prepared graph that is run as it is
     timing/<name>.cache            what TensorRT measured while it built, to build the next engine sooner
     locks/<key>.lock               held while an engine is built
 
@@ -24,15 +25,17 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from foveate.engines.atomic_files import hold_lock, partial_name, write_file, write_folder
+from foveate.engines.engine_profile import EngineProfile, RunConditions
 from foveate.engines.engine_record import EngineRecord, EngineUse
 from foveate.engines.errors import EngineError, PlanMismatch
 
 __all__ = ["BuiltEngine", "EngineStore"]
 
 _SIDECAR = "engine.json"
+_PROFILES = TypeAdapter(tuple[EngineProfile, ...])
 _KEY = re.compile(r"[0-9a-f]{64}")
 _PARTIAL = re.compile(r"\.([0-9a-f]{64})\.\d+\.[0-9a-f]{8}")
 
@@ -115,22 +118,47 @@ class EngineStore:
             )
         return found[0]
 
-    def annotate(
-        self, key: str, *, accuracy: dict[str, Any] | None = None, profile: dict[str, list[Any]] | None = None
-    ) -> BuiltEngine:
-        """Write into an engine's sidecar what was measured since it was built; None leaves a field as it is.
+    def annotate(self, key: str, *, accuracy: dict[str, Any]) -> BuiltEngine:
+        """Write into an engine's sidecar how far it agrees with its graph.
 
         Raises: EngineError if the engine is not there or the store cannot be written.
         """
-        given = {"accuracy": accuracy, "profile": profile}
         with self._locked(key):
             found = self.find(key)
             if found is None:
                 raise EngineError(f"there is no engine {key[:12]} in {self.root}: build it first")
-            record = found.record.model_copy(update={name: value for name, value in given.items() if value is not None})
-            with self._disk_errors():
-                write_file(found.path.with_name(_SIDECAR), _sidecar(record))
-        return BuiltEngine(found.path, record)
+            return self._replace_record(found, accuracy=accuracy)
+
+    def profiles(self, key: str) -> tuple[EngineProfile, ...]:
+        """What was measured of an engine, or of a prepared graph by its sha256; the newest first."""
+        built = self.find(key)
+        return built.record.profiles if built else _read_profiles(self._graph_path(key))
+
+    def find_profile(self, key: str, conditions: RunConditions, max_batch: int) -> EngineProfile | None:
+        """The newest profile that holds under these conditions for batches up to this size, or None."""
+        return next((each for each in self.profiles(key) if each.holds_for(conditions, max_batch)), None)
+
+    def add_profile(self, key: str, profile: EngineProfile) -> None:
+        """Keep what was measured of an engine, or of a prepared graph by its sha256.
+
+        It takes the place of what it repeats: the same conditions, up to batches no larger.
+        Raises: EngineError if the store cannot be written.
+        """
+        with self._locked(key):
+            others = [each for each in self.profiles(key) if not profile.holds_for(each.conditions, each.max_batch)]
+            profiles = (profile, *others)
+            built = self.find(key)
+            if built:
+                self._replace_record(built, profiles=profiles)
+            else:
+                with self._disk_errors():
+                    write_file(self._graph_path(key), _PROFILES.dump_json(profiles, indent=2) + b"\n")
+
+    def _replace_record(self, built: BuiltEngine, **changes: Any) -> BuiltEngine:
+        record = built.record.model_copy(update=changes)
+        with self._disk_errors():
+            write_file(built.path.with_name(_SIDECAR), _sidecar(record))
+        return BuiltEngine(built.path, record)
 
     def remove(self, key: str) -> None:
         """Delete an engine, if it is there; one that is open stays usable. Raises: EngineError."""
@@ -192,6 +220,9 @@ class EngineStore:
             raise EngineError(f"an engine's key is 64 lower-case hex digits, not {key!r}")
         return self.root / key
 
+    def _graph_path(self, sha256: str) -> Path:
+        return self.root / "graphs" / f"{self._folder(sha256).name}.json"
+
     def _lock_path(self, key: str) -> Path:
         return self.root / "locks" / f"{key}.lock"
 
@@ -242,3 +273,10 @@ def _read_record(path: Path) -> EngineRecord | None:
         return EngineRecord.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         return None
+
+
+def _read_profiles(path: Path) -> tuple[EngineProfile, ...]:
+    try:
+        return _PROFILES.validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return ()

@@ -119,6 +119,9 @@ class FakeEngine(Engine):
     def _load_impl(self) -> EngineInfo:
         return self._description
 
+    def _new_slot_over_impl(self, index: int, inputs: Rows) -> Slot:
+        return Slot(index, inputs, self._new_slot_impl(index).outputs)
+
     def _run_impl(self, slot: Slot, batch: int) -> RunTimes:
         started_ns = time.monotonic_ns()
         latency_s, fail_when, gate = self.latency_s, self.fail_when, self.gate

@@ -14,7 +14,10 @@ from google.protobuf.message import DecodeError
 from foveate.engines.contract import TensorSpec
 from foveate.engines.errors import BuildFailed
 
-__all__ = ["graph_from_file", "graph_specs", "refuse_operators", "weights_bytes"]
+__all__ = ["OnnxGraph", "graph_from_file", "graph_specs", "refuse_operators", "weights_bytes"]
+
+OnnxGraph = onnx.ModelProto
+"""A graph in memory, for those who hand it on and do not look inside."""
 
 
 def graph_from_file(path: Path) -> onnx.ModelProto:

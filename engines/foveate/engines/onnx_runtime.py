@@ -49,8 +49,10 @@ class OnnxRuntimeEngine(Engine):
     """
 
     @classmethod
-    def from_file(cls, model_path: Path, *, name: str, max_batch: int, threads: int | None = None) -> OnnxRuntimeEngine:
-        return cls(model_path, name=name, max_batch=max_batch, intra_op_threads=threads)
+    def from_file(
+        cls, model_path: Path, *, name: str, max_batch: int, threads: int | None = None, precision: str = "fp32"
+    ) -> OnnxRuntimeEngine:
+        return cls(model_path, name=name, max_batch=max_batch, precision=precision, intra_op_threads=threads)
 
     def __init__(
         self,
@@ -151,7 +153,12 @@ class OnnxRuntimeEngine(Engine):
         return TensorSpec(node.name, _DTYPES[node.type], tuple(node.shape[1:]))
 
     def _new_slot_impl(self, index: int) -> Slot:
-        slot = super()._new_slot_impl(index)
+        return self._bound(super()._new_slot_impl(index))
+
+    def _new_slot_over_impl(self, index: int, inputs: Mapping[str, NDArray[Any]]) -> Slot:
+        return self._bound(Slot(index, inputs, super()._new_slot_impl(index).outputs))
+
+    def _bound(self, slot: Slot) -> Slot:
         # All batches are bound now, so that a run is one look-up and one call.
         self._bindings.append([self._bind(slot, batch) for batch in range(1, self._max_batch + 1)])
         return slot

@@ -18,7 +18,7 @@ from foveate.engines.contract import Engine, Slot
 from foveate.engines.errors import EngineError
 from foveate.engines.random_inputs import random_rows
 
-__all__ = ["LatencyProfile", "batch_buckets", "measure_profile"]
+__all__ = ["LatencyProfile", "batch_buckets", "fill_slot", "measure_profile"]
 
 _LEAST_SAMPLES = 3
 
@@ -147,7 +147,7 @@ def measure_profile(
     Raises: what `Engine.run` raises.
     """
     slot = engine.new_slot() if slot is None else slot
-    _fill(engine, slot)
+    fill_slot(engine, slot)
     buckets = batch_buckets(engine.info.max_batch)
     end_ns = clock_ns() + round(time_limit_s * 1e9)
     samples: list[list[int]] = []
@@ -162,7 +162,8 @@ def measure_profile(
     return _profile_from_samples(buckets, samples)
 
 
-def _fill(engine: Engine, slot: Slot) -> None:
+def fill_slot(engine: Engine, slot: Slot) -> None:
+    """Fill all rows of a slot with random pixels, the same for each slot."""
     rng = np.random.default_rng(0)
     for spec in engine.info.inputs:
         slot.inputs[spec.name][:] = random_rows(spec, engine.info.max_batch, rng)

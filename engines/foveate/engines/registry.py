@@ -12,6 +12,9 @@ __all__ = ["backend_names", "engine_class"]
 _BACKENDS = {
     "fake": "foveate.engines.fake:FakeEngine",
     "onnxruntime": "foveate.engines.onnx_runtime:OnnxRuntimeEngine",
+    "tensorrt": "foveate.engines.tensorrt_engine:TensorRtEngine",
+    "tensorrt_rtx": "foveate.engines.tensorrt_engine:TensorRtRtxEngine",
+    "torch": "foveate.engines.torch_engine:TorchEngine",
 }
 
 

@@ -15,7 +15,8 @@ import pytest
 from foveate.engines import BuiltEngine, EngineError, EngineRecord, EngineStore, EngineUse, PlanMismatch
 from foveate.engines.atomic_files import hold_lock
 from foveate.engines.engine_record import BatchRecord, capability_fits
-from support.engine_records import SOURCE_SHA256, engine_key, engine_record
+from foveate.engines.machine import Machine
+from support.engine_records import SOURCE_SHA256, engine_key, engine_profile, engine_record, run_conditions
 
 CONTENT = b"a plan" * 100
 USE = EngineUse(SOURCE_SHA256, "1.7.1.116", "sm_89", batch=8)
@@ -58,7 +59,8 @@ def test_the_sidecar_is_plain_json(store: EngineStore) -> None:
     assert value["inputs"] == [{"name": "pixels", "dtype": "uint8", "shape": [8, 8, 3]}]
     assert value["memory"] == {"weights_bytes": 100, "activation_bytes": 200, "slot_bytes": 1696}
     assert value["built_at"] == "2026-01-02T03:04:05Z"
-    assert value["accuracy"] is value["profile"] is None
+    assert value["accuracy"] is None
+    assert value["profiles"] == []
 
 
 def test_force_replaces_an_engine(store: EngineStore) -> None:
@@ -254,15 +256,72 @@ print(*{{name.split(".")[0] for name in sys.modules}})
     assert not {"tensorrt", "tensorrt_rtx", "onnxruntime", "onnx", "cuda"} & set(modules.split())
 
 
-def test_what_is_measured_later_is_written_down(store: EngineStore) -> None:
+def test_how_far_it_agrees_is_written_down_later(store: EngineStore) -> None:
     built = _put(store)
-    profile: dict[str, list[Any]] = {"buckets": [1], "median_ns": [5], "p99_ns": [6], "measured": [True]}
+    assert built.record.agrees is None
     store.annotate(built.key, accuracy={"cosine": 0.999})
-    store.annotate(built.key, profile=profile)
     found = store.open_engine(built.key, USE)
-    assert found.record == built.record.model_copy(update={"accuracy": {"cosine": 0.999}, "profile": profile})
+    assert found.record == built.record.model_copy(update={"accuracy": {"cosine": 0.999}})
+    assert found.record.agrees is True
+    assert store.annotate(built.key, accuracy={"failures": ["too low"]}).record.agrees is False
     with pytest.raises(EngineError, match="no engine"):
         store.annotate(engine_key("missing"), accuracy={})
+
+
+def test_a_profile_lies_in_the_sidecar_and_goes_with_the_engine(store: EngineStore) -> None:
+    built = _put(store)
+    profile = engine_profile(median_ms=2)
+    store.add_profile(built.key, profile)
+    assert store.open_engine(built.key, USE).record.profiles == store.profiles(built.key) == (profile,)
+    store.annotate(built.key, accuracy={"cosine": 1})
+    assert store.profiles(built.key) == (profile,), "what is written later leaves it alone"
+    store.remove(built.key)
+    assert store.profiles(built.key) == ()
+
+
+def test_a_graph_that_is_run_as_it_is_has_profiles_too(store: EngineStore) -> None:
+    profile = engine_profile(median_ms=2)
+    store.add_profile(SOURCE_SHA256, profile)
+    assert store.profiles(SOURCE_SHA256) == (profile,)
+    assert store.engines() == []
+    assert store.clean() == []
+    store.root.joinpath("graphs", f"{SOURCE_SHA256}.json").write_text("[{}]")
+    assert store.profiles(SOURCE_SHA256) == (), "a damaged one is measured again"
+    with pytest.raises(EngineError, match="64 lower-case hex digits"):
+        store.profiles("../../etc")
+
+
+def test_a_profile_of_another_machine_stays_and_is_not_used(store: EngineStore) -> None:
+    here, elsewhere = run_conditions(), run_conditions(machine=Machine(cpu="another", cores=64))
+    there = engine_profile(elsewhere, median_ms=1)
+    store.add_profile(SOURCE_SHA256, there)
+    assert store.find_profile(SOURCE_SHA256, here, 1) is None
+    mine = engine_profile(here, median_ms=9)
+    store.add_profile(SOURCE_SHA256, mine)
+    assert store.find_profile(SOURCE_SHA256, here, 1) == mine
+    assert store.find_profile(SOURCE_SHA256, elsewhere, 1) == there
+
+
+@pytest.mark.parametrize(
+    "other", [{"library_version": "2"}, {"threads": 7}, {"precision": "int8"}, {"device": "cuda:1"}, {"backend": "x"}]
+)
+def test_a_profile_holds_for_its_conditions_alone(store: EngineStore, other: dict[str, Any]) -> None:
+    store.add_profile(SOURCE_SHA256, engine_profile(run_conditions()))
+    assert store.find_profile(SOURCE_SHA256, run_conditions(), 1)
+    assert store.find_profile(SOURCE_SHA256, run_conditions(**other), 1) is None
+
+
+def test_a_new_profile_replaces_what_it_repeats(store: EngineStore) -> None:
+    small, large = (engine_profile(buckets=buckets) for buckets in ((1, 2), (1, 2, 4)))
+    store.add_profile(SOURCE_SHA256, large)
+    store.add_profile(SOURCE_SHA256, small)
+    assert store.profiles(SOURCE_SHA256) == (small, large), "the smaller one tells nothing of larger batches"
+    assert store.find_profile(SOURCE_SHA256, run_conditions(), 2) == small
+    assert store.find_profile(SOURCE_SHA256, run_conditions(), 3) == large
+    assert store.find_profile(SOURCE_SHA256, run_conditions(), 5) is None
+    again = engine_profile(buckets=(1, 2, 4), median_ms=3)
+    store.add_profile(SOURCE_SHA256, again)
+    assert store.profiles(SOURCE_SHA256) == (again,)
 
 
 def test_engines_come_newest_first_and_by_their_graph(store: EngineStore) -> None:
