@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import random
 from typing import Any
 
@@ -11,8 +10,7 @@ from hypothesis import strategies as st
 
 from foveate.client import Verdict
 from foveate.client.schedule import Outcome
-from foveate.tools.bench.arrivals import CameraRhythm, arrivals
-from foveate.tools.bench.figures import fair_shares, figures, jain_index
+from foveate.tools.bench.figures import fair_shares, figures
 from foveate.tools.bench.growth import growth
 from foveate.tools.bench.load import StreamLog, StreamPlan
 from foveate.tools.bench.sustained import judge, largest_passing
@@ -88,28 +86,6 @@ def test_fair_shares_divide_all_there_is_and_give_nobody_more_than_wanted(
     assert all(part <= wish + 1e-9 for part, wish in zip(given_, wanted, strict=True))
     unmet = [part / weight for part, wish, weight in zip(given_, wanted, weights, strict=True) if part < wish - 1e-6]
     assert not unmet or max(unmet) == pytest.approx(min(unmet), rel=1e-6, abs=1e-6)
-
-
-def test_jain_is_one_for_equals_and_one_nth_for_a_monopoly() -> None:
-    assert jain_index([3.0, 3.0, 3.0]) == pytest.approx(1.0)
-    assert jain_index([3.0, 0.0, 0.0]) == pytest.approx(1 / 3)
-
-
-@given(st.floats(1, 60), st.floats(1, 30), st.integers(0, 1000))
-def test_a_steady_camera_sends_every_period(fps: float, seconds: float, seed: int) -> None:
-    due = arrivals(fps, seconds, random.Random(seed))
-    assert len(due) == pytest.approx(fps * seconds, abs=1.01)
-    assert all(later - earlier == pytest.approx(1 / fps) for earlier, later in itertools.pairwise(due))
-
-
-def test_a_stall_holds_frames_back_and_then_lets_them_come_together() -> None:
-    rhythm = CameraRhythm(jitter_s=0.0, drift=0.0, stalls_per_s=0.5, stall_s=(0.5, 0.5))
-    due = arrivals(20.0, 60.0, random.Random(1), rhythm)
-    assert due == sorted(due)
-    gaps = [later - earlier for earlier, later in itertools.pairwise(due)]
-    assert max(gaps) > 0.4
-    assert sum(gap == 0 for gap in gaps) > 20
-    assert due == arrivals(20.0, 60.0, random.Random(1), rhythm)
 
 
 def test_a_share_is_proven_only_by_enough_frames() -> None:

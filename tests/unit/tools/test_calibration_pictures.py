@@ -68,7 +68,7 @@ def test_a_videos_frames_are_right_way_round(tmp_path: Path, model: PreparedMode
 
 def test_a_broken_picture_is_named(folder: Path, model: PreparedModel) -> None:
     (folder / "2.png").write_bytes((folder / "2.png").read_bytes()[:40])
-    with pytest.raises(ConfigError, match=r"picture 2 of pictures cannot be calibrated with: .*PNG"):
+    with pytest.raises(ConfigError, match=r"picture 2 of pictures cannot be used: .*PNG"):
         calibration_pictures(str(folder), model, most=64)
 
 

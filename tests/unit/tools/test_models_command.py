@@ -85,13 +85,49 @@ def test_import_puts_a_file_in_and_tells_how_to_pin_it(run: Run, tmp_path: Path)
     assert Path(shown["file"]).read_bytes() == tiny_classifier()
 
 
+def add(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, ["add", *arguments])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_add_writes_a_package_and_says_what_it_assumed(run: Run, tmp_path: Path) -> None:
+    file, out = tmp_path / "Brightest.onnx", tmp_path / "repository"
+    file.write_bytes(tiny_classifier())
+    (tmp_path / "names.txt").write_text("red\ngreen\nblue\n")
+    code, told, _ = add(str(file), "--head", "logits", "--labels", str(tmp_path / "names.txt"), "--out", str(out))
+    assert code == 0
+    assert f"brightest: written to {out / 'brightest'}" in told
+    assert "  found    head logits: logits (batch, 3): one number a class" in told
+    assert "  assumed  input: " in told
+    assert f"FOVEATE_PIPELINES__CLASSIFY__MODEL={out / 'brightest'} foveate stream" in told
+    assert run("fetch", str(out / "brightest"))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--size", "big"), "--size is WIDTHxHEIGHT in pixels"),
+        (("--head", "yolo"), "head 'yolo' does not read these outputs"),
+        (("--labels", "coco"), "has the 3 names"),
+    ],
+)
+def test_add_refuses_in_one_line_and_writes_nothing(tmp_path: Path, options: tuple[str, ...], complaint: str) -> None:
+    (tmp_path / "tiny.onnx").write_bytes(tiny_classifier())
+    code, told, error = add(str(tmp_path / "tiny.onnx"), *options, "--out", str(tmp_path))
+    assert (code, told) == (1, "")
+    assert complaint in error
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.onnx"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
         (("show", "centreface"), "did you mean centerface"),
         (("fetch", "yolox_s", "nothing_like_it"), "no model 'nothing_like_it'"),
         (("fetch", "yolox_s"), "names no sha256"),
-        (("fetch", "rtdetr_r18"), "comes with the model exporter"),
+        (("fetch", "rtdetr_r18"), "names no sha256"),
+        (("fetch", "yolox_nano", "--random-weights"), "random weights are for torchvision: sources alone"),
+        (("fetch", "resnet50", "--sha256", "0" * 64), "a sha256 cannot be given for torchvision's resnet50"),
         (("fetch", "yolox_nano", "--sha256", "0" * 64), "contradicts the manifest"),
         (("fetch", "yolox_s", "yolox_m", "--sha256", "0" * 64), "--sha256 belongs to one model"),
         (("import", "yolox_nano", "/no/such/file.onnx"), "cannot read the model file /no/such/file.onnx"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +14,9 @@ from foveate.models.package import PreparedModel
 from foveate.service.decode import decode_into
 from foveate.service.frame import PixelFormat
 from foveate.service.picture_header import picture_format, picture_size
-from foveate.tools.video_source import Image, VideoSource, open_source
+from foveate.tools.video_source import Image, PictureFiles, open_source
 
-__all__ = ["PlacedPicture", "calibration_pictures", "placed_pictures"]
+__all__ = ["PlacedPicture", "calibration_pictures", "placed_file", "placed_pictures"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +40,26 @@ def placed_pictures(source: str, model: PreparedModel, most: int) -> list[Placed
     """The same pictures, each with the way back from the model's input to its own pixels. Raises: as above."""
     opened = open_source(source)
     if opened.keeps_time:
-        raise ConfigError(f"{opened.name} cannot be calibrated with: give a folder of pictures or a video")
+        raise ConfigError(f"{opened.name} cannot be used here: give a folder of pictures or a video")
     step = max(1, -(-(opened.count or 0) // most))
     placed = []
     for number, picture in enumerate(opened):
         if number % step == 0:
-            placed.append(_placed(picture, model, opened, number))
+            placed.append(_placed(picture, model, f"picture {number} of {opened.name}"))
         if len(placed) == most:
             break
     if not placed:
-        raise ConfigError(f"{source} holds no pictures to calibrate with")
+        raise ConfigError(f"{source} holds no pictures")
     return placed
 
 
-def _placed(picture: Image | bytes, model: PreparedModel, source: VideoSource, number: int) -> PlacedPicture:
+def placed_file(path: Path, model: PreparedModel) -> PlacedPicture:
+    """One picture on disk, likewise. Raises: ConfigError if it cannot be read or decoded."""
+    (picture,) = PictureFiles(path.name, (path,))
+    return _placed(picture, model, str(path))
+
+
+def _placed(picture: Image | bytes, model: PreparedModel, name: str) -> PlacedPicture:
     spec = model.manifest.input
     row = np.empty((spec.height_px, spec.width_px, 3), np.uint8)
     try:
@@ -63,5 +70,5 @@ def _placed(picture: Image | bytes, model: PreparedModel, source: VideoSource, n
             height, width = picture.shape[:2]
             decoded = decode_into(row, np.ascontiguousarray(picture).data, PixelFormat.RAW_BGR, (width, height), model)
     except FrameError as error:
-        raise ConfigError(f"picture {number} of {source.name} cannot be calibrated with: {error}") from error
+        raise ConfigError(f"{name} cannot be used: {error}") from error
     return PlacedPicture(row, decoded.placement)

@@ -8,11 +8,14 @@ from typing import Annotated
 
 import typer
 
+from foveate.tools.bench_command import app as bench_app
 from foveate.tools.build_command import build
 from foveate.tools.demo_command import demo
 from foveate.tools.engines_command import app as engines_app
 from foveate.tools.models_command import app as models_app
+from foveate.tools.profile_command import profile
 from foveate.tools.serve_command import serve
+from foveate.tools.simulate_command import simulate
 from foveate.tools.stream_command import stream
 from foveate.tools.verify_command import verify
 
@@ -48,6 +51,9 @@ app.command()(stream)
 app.command()(demo)
 app.command()(build)
 app.command()(verify)
+app.command()(simulate)
+app.command()(profile)
+app.add_typer(bench_app, name="bench")
 app.add_typer(models_app, name="models")
 app.add_typer(engines_app, name="engines")
 

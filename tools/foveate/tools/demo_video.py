@@ -6,7 +6,8 @@ from pathlib import Path
 
 import platformdirs
 
-from foveate.models.sources import open_source, parse_source
+from foveate.models.downloads import open_source
+from foveate.models.sources import parse_source
 from foveate.models.store import ModelStore
 
 __all__ = ["demo_video_path"]

@@ -29,7 +29,7 @@ from foveate.tools.console import failing_softly
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Model packages: list, show, fetch, import.", no_args_is_help=True)
+app = typer.Typer(help="Model packages: list, show, fetch, import, add.", no_args_is_help=True)
 
 StoreOption = Annotated[
     Path | None,
@@ -89,18 +89,31 @@ def fetch(
     trust_first: Annotated[
         bool, typer.Option("--trust-first", help="Take what comes where no hash is known, and pin it.")
     ] = False,
+    random_weights: Annotated[
+        bool,
+        typer.Option("--random-weights", help="Export a torchvision model untrained: for speed, not for answers."),
+    ] = False,
     store: StoreOption = None,
 ) -> None:
-    """Download models, check them, and prepare them to be served."""
+    """Download or export models, check them, and prepare them to be served."""
     if sha256 and len(names) > 1:
         raise ConfigError("--sha256 belongs to one model: fetch them one by one")
     model_store = ModelStore(store)
     for package in [load_package(name) for name in names]:  # all names are checked before the first download
         with _progress_bar(package.manifest.name) as on_progress:
-            if sha256 or not is_fetched(package, model_store):
-                fetch_model(package, model_store, sha256=sha256, trust_first=trust_first, on_progress=on_progress)
+            if sha256 or random_weights or not is_fetched(package, model_store):
+                fetch_model(
+                    package,
+                    model_store,
+                    sha256=sha256,
+                    trust_first=trust_first,
+                    random_weights=random_weights,
+                    on_progress=on_progress,
+                )
             prepared = prepare(package, model_store, on_progress=on_progress)
         print(f"{package.manifest.name}: ready at {prepared.onnx_path}")
+        if prepared.random_weights:
+            print("  random weights: it is as fast as the real model, and its answers mean nothing")
         _print_pin(package, model_store)
         if package.manifest.data_terms:
             print(f"  note: {package.manifest.data_terms}")
@@ -122,9 +135,57 @@ def import_model(
     _print_pin(package, model_store)
 
 
+@app.command("add")
+@failing_softly()
+def add_model(
+    file: Annotated[Path, typer.Argument(help="The ONNX file.")],
+    head: Annotated[
+        str | None,
+        typer.Option(help="What reads its outputs, such as yolo or logits.", show_default="by their shapes"),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SET_OR_FILE",
+            help="A label set such as coco80, coco for the one that fits, or a file with a name a line.",
+            show_default="the file's own, or those that fit",
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the package.", show_default="the file's")] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="WIDTHxHEIGHT", help="Of its input.", show_default="the file's own")
+    ] = None,
+    licence: Annotated[str | None, typer.Option(metavar="SPDX", help="Of the weights.")] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the package's folder is put.")] = Path("."),
+) -> None:
+    """Make a package of an ONNX file: propose its manifest, and say what was assumed."""
+    # Imported here: onnx is needed for this and for no other command.
+    from foveate.models.new_package import propose_package
+
+    size_px = None if size is None else _size_px(size)
+    proposed = propose_package(file, head=head, labels=labels, name=name, size_px=size_px, licence=licence)
+    folder = proposed.write(out)
+    print(f"{proposed.manifest.name}: written to {folder}")
+    for each in proposed.found:
+        print(f"  found    {each}")
+    for each in proposed.assumed:
+        print(f"  assumed  {each}")
+    reference, variable = folder.resolve(), f"FOVEATE_PIPELINES__{proposed.manifest.task.upper()}__MODEL"
+    print(f"check it with your own pictures, and mend {folder / 'model.toml'} where it is wrong:")
+    print(f"  foveate models fetch {reference}")
+    print(f"  {variable}={reference} foveate stream PICTURES --output answers.mp4")
+
+
+def _size_px(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    if not width.isdecimal() or not height.isdecimal():
+        raise ConfigError(f"--size is WIDTHxHEIGHT in pixels, such as 640x640, not {text!r}")
+    return int(width), int(height)
+
+
 def _print_pin(package: ModelPackage, store: ModelStore) -> None:
     pinned = store.pinned(package.pin_key)
-    if pinned and not package.manifest.sha256:
+    if pinned and not package.manifest.sha256 and not package.exported:
         print(f'  pinned in this store; to pin it for good, put sha256 = "{pinned}" into the manifest')
 
 
@@ -143,7 +204,7 @@ def _summary(package: ModelPackage, store: ModelStore) -> dict[str, Any]:
 
 def _facts(package: ModelPackage, store: ModelStore) -> dict[str, Any]:
     manifest = package.manifest
-    sha256 = manifest.sha256 or store.pinned(package.pin_key) or ""
+    sha256 = package.file_sha256 or store.pinned(package.pin_key) or ""
     return {
         "name": manifest.name,
         "title": manifest.title,

@@ -34,6 +34,15 @@ def serve(
         typer.Option(metavar="NAME", help="Serve only this pipeline; may be given again. The first is the default."),
     ] = None,
     store: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of fetched and prepared models.")] = None,
+    engine_store: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of built engines and of profiles.")
+    ] = None,
+    trace: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write where single frames spent their time, for Perfetto.")
+    ] = None,
+    trace_sample: Annotated[
+        int | None, typer.Option(metavar="N", help="Trace one answer in N.", show_default="100")
+    ] = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the settings in force, with what they mean, and exit.")
     ] = False,
@@ -49,7 +58,9 @@ def serve(
     from foveate.service.config import load_config, only_pipelines
     from foveate.service.config_text import config_text
 
-    settings = load_config(config, listen=listen, model_store=store)
+    settings = load_config(
+        config, listen=listen, model_store=store, trace=trace, trace_sample=trace_sample, engine_store=engine_store
+    )
     if pipeline:
         settings = only_pipelines(settings, pipeline)
     if print_config:
@@ -61,7 +72,7 @@ def serve(
 
 
 def _run(settings: ServiceConfig) -> None:
-    from foveate.service.server import serve as serve_until_signal
+    from foveate.service.serve import serve as serve_until_signal
 
     def ready(address: str, pipelines: PipelineSet) -> None:
         names = ", ".join(pipeline.name for pipeline in pipelines.ready)

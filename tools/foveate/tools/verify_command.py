@@ -1,22 +1,20 @@
-"""`foveate verify`: whether a model in another precision, an engine's graph or another model says the same."""
+"""`foveate verify`: whether a model in another precision, an engine or another model says the same, or is as right."""
 
 from __future__ import annotations
 
-import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from foveate.engines.errors import ConfigError
 from foveate.tools.console import failing_softly
 
 if TYPE_CHECKING:
-    from foveate.tools.verification import Verified
+    from foveate.tools.comparison import Comparison
 
 __all__ = ["verify"]
 
@@ -26,7 +24,14 @@ def verify(
     model: Annotated[str, typer.Argument(help="A catalog name, or the path of a package's folder.")],
     pictures: Annotated[
         str | None,
-        typer.Option(metavar="FOLDER_OR_VIDEO", help="Real pictures, such as those to be served; always needed."),
+        typer.Option(metavar="FOLDER_OR_VIDEO", help="Real pictures, such as those to be served."),
+    ] = None,
+    labelled: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Labelled pictures instead: a folder for each class, or annotations/*.json as COCO's beside pictures.",
+        ),
     ] = None,
     precision: Annotated[
         str | None,
@@ -36,7 +41,10 @@ def verify(
         ),
     ] = None,
     engine: Annotated[
-        Path | None, typer.Option(metavar="FILE.onnx", help="Compare this graph of the model, converted before.")
+        str | None,
+        typer.Option(
+            metavar="FILE.onnx|KEY", help="Compare this graph of the model, converted before, or this built engine."
+        ),
     ] = None,
     against: Annotated[
         str | None,
@@ -48,10 +56,15 @@ def verify(
     calibration: Annotated[
         str | None,
         typer.Option(
-            metavar="FOLDER_OR_VIDEO", help="Pictures to find int8 ranges with. Default: every other one of --pictures."
+            metavar="FOLDER_OR_VIDEO",
+            help="Pictures to find int8 ranges with, or that found those of --engine for --bisect. Default: some of "
+            "those to compare on, which then are not.",
         ),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, metavar="N", help="Most pictures to compare on.")] = 64,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Most pictures to compare on. Default: 64, of labelled ones all."),
+    ] = None,
     int8_exclude: Annotated[
         list[str] | None, typer.Option(metavar="NODE", help="A node that stays float in int8; may be given again.")
     ] = None,
@@ -62,64 +75,100 @@ def verify(
     min_score: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, help="Leave out what scores less. Default: the manifest's.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="Most of top-1 or AP that may be lost. Default: the precision's."),
+    ] = None,
+    bisect: Annotated[
+        bool, typer.Option("--bisect", help="Find the layer that breaks it: compare layer by layer.")
+    ] = False,
+    as_json: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write all figures as JSON; - for stdout.")
+    ] = None,
     store: Annotated[
         Path | None, typer.Option("--store", metavar="DIR", help="Folder of fetched and prepared models.")
+    ] = None,
+    engine_store: Annotated[
+        Path | None, typer.Option("--engine-store", metavar="DIR", help="Folder of built engines.")
     ] = None,
 ) -> None:
     """Compare a model with its fp32 self on real pictures, with ONNX Runtime on the CPU.
 
-    The exit status is 1 where they agree less than the precision must.
+    Without labels the question is whether both say the same; with labels, whether both are as often right. The exit
+    status is 1 where they agree less than the precision must, or more is lost than may be.
     """
-    if pictures is None:
+    if (pictures is None) == (labelled is None):
         raise ConfigError(
-            "pictures are needed, with things in them that the model knows: add --pictures FOLDER_OR_VIDEO"
+            "pictures are needed, with things in them that the model knows: add --pictures FOLDER_OR_VIDEO or, with "
+            "labels, --labelled FOLDER"
         )
     given = engine is not None or against is not None
     if precision is None and not given:
         raise ConfigError("nothing to compare with: add --precision, --engine or --against")
-    if (given or precision not in ("int8", "fp8")) and (calibration or int8_exclude or propose_exclude):
-        raise ConfigError("--calibration, --int8-exclude and --propose-exclude belong to --precision int8 or fp8")
+    converts_to_8_bits = precision in ("int8", "fp8") and not given
+    if not converts_to_8_bits and (int8_exclude or propose_exclude or (calibration and not (given and bisect))):
+        raise ConfigError(
+            "--calibration, --int8-exclude and --propose-exclude belong to --precision int8 or fp8, and --calibration "
+            "to --engine with --bisect"
+        )
+    if bisect and against is not None:
+        raise ConfigError("layers can be compared of one model alone: leave --against or --bisect out")
     # Imported here, as onnx and OpenCV are: `--help` answers at once.
+    from foveate.engines.engine_store import EngineStore
     from foveate.models.package import load_package, prepare
     from foveate.models.store import ModelStore
-    from foveate.tools.verification import Conversion, PictureSource, compare_conversion, compare_graphs
+    from foveate.tools.comparison import Comparer
+    from foveate.tools.verification import Conversion
 
-    source = PictureSource(pictures, calibration, limit)
     prepared = prepare(load_package(model), ModelStore(store))
+    reference = prepared if against is None else prepare(load_package(against), ModelStore(store))
+    comparer = Comparer(prepared, reference, pictures, labelled, calibration, limit, min_score)
     if given:
-        reference = prepared if against is None else prepare(load_package(against), ModelStore(store))
-        verified = compare_graphs(reference, prepared, engine or prepared.onnx_path, source, min_score)
+        comparer.take_given(engine, target, EngineStore(engine_store))
     else:
-        wish = Conversion(precision or "fp32", target, tuple(int8_exclude or ()), propose_exclude)
-        verified = compare_conversion(prepared, wish, source, min_score)
-    failures = verified.agreement.failures(precision or verified.precision)
-    names = (model if engine is None else str(engine), against or f"{model} in fp32")
-    if as_json:
-        _print_json(verified, names, failures)
-    else:
-        _print_table(verified, names, precision or verified.precision)
-    for failure in failures:
+        comparer.take_converted(Conversion(precision or "fp32", target, tuple(int8_exclude or ()), propose_exclude))
+    with Console(stderr=True).status("Comparing"):
+        comparison = comparer.compared(precision, max_drop, bisect=bisect)
+    names = _Names(engine or model, against or f"{model} in fp32")
+    if as_json is not None:
+        _write_json(as_json, comparison, names)
+    if as_json != Path("-"):
+        _print(comparison, names)
+    for failure in comparison.failures:
         print(f"too low: {failure}", file=sys.stderr)
-    if failures:
+    if comparison.failures:
         raise SystemExit(1)
 
 
-def _print_json(verified: Verified, names: tuple[str, str], failures: list[str]) -> None:
-    tested, reference = names
-    facts = {"tested": tested, "reference": reference, **asdict(verified), "failures": failures}
-    print(json.dumps(facts, indent=2))
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """What was compared with what, for people."""
+
+    tested: str
+    reference: str
 
 
-def _print_table(verified: Verified, names: tuple[str, str], precision: str) -> None:
-    from foveate.models.agreement import THRESHOLDS
+def _write_json(path: Path, comparison: Comparison, names: _Names) -> None:
+    from foveate.tools.figures import write_json
 
-    result, least = verified.agreement, THRESHOLDS[precision]
-    table = Table("figure", "value", f"least for {precision}", box=None, padding=(0, 2, 0, 0))
-    for name, value in result.figures.items():
-        table.add_row(name.replace("_", " "), f"{value:.4f}", f"{least[name]:g}" if name in least else "-")
-    tested, reference = names
-    print(f"{tested} in {verified.precision} and {reference}: {result.compared} compared in {result.frames} pictures")
-    Console().print(table)
-    for node in verified.exclude:
+    facts: dict[str, Any] = {**asdict(names), **asdict(comparison)}
+    if comparison.bisection is not None and comparison.bisection.culprit is not None:
+        facts["bisection"]["culprit"] = asdict(comparison.bisection.culprit)
+    write_json(path, facts)
+
+
+def _print(comparison: Comparison, names: _Names) -> None:
+    from foveate.tools.figures import accuracy_table, agreement_table, bisection_table, bisection_verdict
+
+    console, result, accuracy = Console(), comparison.agreement, comparison.accuracy
+    print(f"{names.tested} in {comparison.precision} and {names.reference}: {comparison.counts}")
+    if result is not None:
+        console.print(agreement_table(result.figures, comparison.judged_as))
+    if accuracy is not None:
+        console.print(accuracy_table(*accuracy, comparison.precision))
+    for node in comparison.exclude:
         print(f"--int8-exclude {node}")
+    if comparison.bisection is not None:
+        console.print(bisection_table(comparison.bisection))
+        print(bisection_verdict(comparison.bisection))
+    print(f"{'fails' if comparison.failures else 'passes'} as {comparison.judged_as}")

@@ -26,7 +26,9 @@ from foveate.engines.profile import measure_profile
 from foveate.models.manifest import HeadSpec, InputSpec, Manifest
 from foveate.models.package import PreparedModel
 from foveate.service.config import Limits, PipelineConfig, ServiceConfig, load_config
-from foveate.service.pipeline import OnAnswers, PipelineSet, open_pipeline
+from foveate.service.device import Device
+from foveate.service.opening import NewSlots, Opened, open_pipeline
+from foveate.service.pipeline import PipelineSet
 
 __all__ = ["FAKE_PIPELINE", "FakeSpec", "fake_engine", "fake_model", "main"]
 
@@ -112,7 +114,8 @@ def _stop_with_parent() -> None:
 
 
 async def _serve(spec: FakeSpec) -> None:
-    from foveate.service.server import serve  # here, so that importing this module stays light
+    from foveate.service.serve import serve  # here, so that importing this module stays light
+    from foveate.service.server import Server
 
     config = load_config(
         listen="127.0.0.1:0",
@@ -120,17 +123,21 @@ async def _serve(spec: FakeSpec) -> None:
         drain_grace_ms=1000,
         limits=Limits(max_streams=4096),
     )
-    await serve(config, lambda address, _: print(json.dumps({"address": address}), flush=True), _opening(spec))
+    await serve(
+        config,
+        lambda address, _: print(json.dumps({"address": address}), flush=True),
+        lambda settings: Server(settings, _opening(spec)),
+    )
 
 
-def _opening(spec: FakeSpec) -> Callable[[ServiceConfig, OnAnswers], PipelineSet]:
-    def opening(config: ServiceConfig, on_answers: OnAnswers) -> PipelineSet:
+def _opening(spec: FakeSpec) -> Callable[[ServiceConfig, NewSlots], Opened]:
+    def opening(config: ServiceConfig, make_slots: NewSlots) -> Opened:
         engine = fake_engine(spec)
         engine.load()
         profile = measure_profile(engine, time_limit_s=1.0)
         wanted = config.pipelines[FAKE_PIPELINE]
-        pipeline = open_pipeline(FAKE_PIPELINE, fake_model(spec), engine, profile, on_answers, wanted=wanted)
-        return PipelineSet({FAKE_PIPELINE: pipeline}, FAKE_PIPELINE)
+        pipeline, lane = open_pipeline(FAKE_PIPELINE, fake_model(spec), engine, profile, make_slots, wanted=wanted)
+        return Opened(PipelineSet({FAKE_PIPELINE: pipeline}, FAKE_PIPELINE), Device([lane]))
 
     return opening
 

@@ -11,8 +11,9 @@ from foveate.client import Verdict
 from foveate.client.schedule import Outcome
 from foveate.tools.bench.load import StreamLog
 from foveate.tools.provenance import spread
+from foveate.tools.simulation.metrics import jain
 
-__all__ = ["LoadFigures", "StreamFigures", "fair_shares", "figures", "jain_index", "on_time"]
+__all__ = ["LoadFigures", "StreamFigures", "fair_shares", "figures", "on_time"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ def figures(logs: Sequence[StreamLog], seconds: float) -> LoadFigures:
         added_ms=spread([outcome.total_ms - outcome.infer_ms - outcome.decode_ms for outcome in ok]),
         send_error_ms=spread([(o.sent_at - o.due_at) * 1e3 for o in outcomes if o.sent_at]),
         mean_batch=_share(sum(outcome.batch_size for outcome in ok), len(ok)),
-        jain=jain_index(shares),
+        jain=jain(shares),
         worst_share=min(shares, default=1.0),
         on_time_share_by_class=_share_by_class(logs),
         per_stream=streams,
@@ -100,12 +101,6 @@ def figures(logs: Sequence[StreamLog], seconds: float) -> LoadFigures:
 def on_time(outcome: Outcome) -> bool:
     """Whether the answer came here within the budget after the moment at which its frame was due."""
     return outcome.verdict is Verdict.OK and (outcome.answered_at - outcome.due_at) * 1e3 <= outcome.budget_ms
-
-
-def jain_index(shares: Sequence[float]) -> float:
-    """1 where all got the same, 1/n where one got all. Source: Jain, Chiu and Hawe, DEC-TR-301, 1984."""
-    squares = sum(share * share for share in shares)
-    return sum(shares) ** 2 / (len(shares) * squares) if squares else 1.0
 
 
 def fair_shares(wanted: Sequence[float], weights: Sequence[float], capacity: float) -> list[float]:

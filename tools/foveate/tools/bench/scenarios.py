@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,13 +13,13 @@ from typing import Any
 
 from foveate.client import Verdict
 from foveate.client.settings import StreamSettings
-from foveate.tools.bench.arrivals import CameraRhythm, arrivals
 from foveate.tools.bench.figures import LoadFigures, figures
 from foveate.tools.bench.growth import growth
 from foveate.tools.bench.load import StreamLog, StreamPlan, run_load
 from foveate.tools.bench.raw_rate import RawRate
 from foveate.tools.bench.served import Served
 from foveate.tools.bench.sustained import judge, largest_passing
+from foveate.tools.simulation.cameras import Camera, arrivals
 
 __all__ = ["Cameras", "Measured", "Soak", "Target", "cameras_plans", "measure", "most_streams", "soak"]
 
@@ -94,25 +95,33 @@ def cameras_plans(target: Target, wanted: Cameras) -> list[StreamPlan]:
     """The streams of a crowd. Every stream declares its fair part of the load; abusers send four times that."""
     rng = random.Random(wanted.seed)
     top = round(wanted.streams * wanted.top_class)
-    abusers = round(wanted.streams * wanted.abusers)
+    honest = wanted.streams - round(wanted.streams * wanted.abusers)
     fps = wanted.load * target.raw.fps / wanted.streams
-    rhythm = CameraRhythm() if wanted.camera_like else None
+    manner = Camera(fps=fps) if wanted.camera_like else _metronome(fps)
+    cameras = [replace(manner, excess=1.0 if number < honest else _ABUSE) for number in range(wanted.streams)]
+    due_s: list[list[float]] = [[] for _ in cameras]
+    for arrival in arrivals(cameras, wanted.seconds, wanted.seed):
+        due_s[arrival.stream].append(arrival.at_ns / 1e9)
+    # Of each load's own: the load before may still hold its streams' names for a moment.
+    crowd = secrets.token_hex(3)
     plans = []
-    for number in range(wanted.streams):
-        abusive = number >= wanted.streams - abusers
+    for number, due in enumerate(due_s):
         settings: StreamSettings = {
             **target.settings,
-            "stream_id": f"camera-{number}",
+            "stream_id": f"{crowd}-{number}",
             "fps": fps,
             "budget_ms": math.ceil(wanted.budget_ms[number % len(wanted.budget_ms)]),
             "weight": wanted.weights[number % len(wanted.weights)],
             "priority": _FIRST if number < top or not top else _SECOND,
         }
-        due_s = arrivals(fps * (_ABUSE if abusive else 1.0), wanted.seconds, rng, rhythm)
         shift = rng.randrange(len(target.pictures))
         pictures = [*target.pictures[shift:], *target.pictures[:shift]]
-        plans.append(StreamPlan(f"camera-{number}", settings, due_s, pictures, abusive))
+        plans.append(StreamPlan(f"camera-{number}", settings, due, pictures, abusive=number >= honest))
     return plans
+
+
+def _metronome(fps: float) -> Camera:
+    return Camera(fps=fps, jitter_ms=0.0, stalls_per_minute=0.0, key_frame_every=0)
 
 
 async def measure(target: Target, wanted: Cameras) -> Measured:

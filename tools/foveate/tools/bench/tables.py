@@ -61,6 +61,9 @@ def verdict_line(measured: Iterable[Measured]) -> str:
         for verdict, count in each.figures.verdicts.items():
             total[verdict] = total.get(verdict, 0) + count
     sent_late_ms = max((each.figures.send_error_ms.get("p99", 0.0) for each in measured), default=0.0)
+    refused = sum(each.figures.refused_streams for each in measured)
+    if refused:
+        total["streams refused"] = refused
     counts = ", ".join(f"{count} {verdict}" for verdict, count in total.items())
     return f"verdicts: {counts}; frames were sent up to {sent_late_ms:.1f} ms late (p99)"
 
