@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from threading import get_ident
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from foveate.engines import (
     ConformanceError,
@@ -37,10 +39,10 @@ class LoadedTooEarly(FakeEngine):
 
 
 class WrongErrorTooEarly(FakeEngine):
-    def new_slot(self) -> Slot:
+    def new_slot(self, inputs: Mapping[str, NDArray[Any]] | None = None) -> Slot:
         if not self.loaded:
             raise KeyError("session")
-        return super().new_slot()
+        return super().new_slot(inputs)
 
 
 class NewInfoEachLoad(FakeEngine):
