@@ -6,7 +6,7 @@ The reference's answers count as the truth. Every figure lies in 0..1, and more 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from foveate.engines.errors import ConfigError
 from foveate.models.outputs import Classes, Detections, Embedding, Output
 
-__all__ = ["THRESHOLDS", "Agreement", "agreement"]
+__all__ = ["THRESHOLDS", "Agreement", "agreement", "in_classes_of"]
 
 _MATCH_IOU = 0.5
 _AP_IOUS = tuple(np.arange(0.5, 1.0, 0.05).round(2))
@@ -43,7 +43,9 @@ class Agreement:
     """Detectors: ``matched``, the share of boxes of both sides that have a partner; ``mean_iou`` and
     ``score_agreement`` (1 less the mean difference) of the partners; ``ap50`` and ``ap`` with the reference's boxes as
     the truth. Classifiers: ``top1``, the same best class; ``top5``, the reference's best class among the other's first
-    five; ``score_agreement`` of the best class. Embeddings: ``cosine``, the mean, and ``least_cosine``."""
+    five; ``score_agreement`` of the best class. Embeddings: ``cosine``, the mean, and ``least_cosine``, where both
+    sides have vectors of one length; ``neighbour``, the share of frames whose most similar other frame is the same on
+    both sides."""
 
     def failures(self, precision: str) -> list[str]:
         """What is below the threshold of a precision, in words; empty where all is well."""
@@ -57,6 +59,11 @@ class Agreement:
     def passes(self, precision: str) -> bool:
         """Whether every figure reaches the threshold of a precision. Raises: ConfigError for an unknown one."""
         return not self.failures(precision)
+
+    def summary(self) -> str:
+        """The figures that have thresholds, in one line."""
+        judged = [f"{name.replace('_', ' ')} {value:.4f}" for name, value in self.figures.items() if name in _EIGHT]
+        return f"{', '.join(judged)} in {self.frames} picture{'s' if self.frames > 1 else ''}"
 
 
 def agreement(reference: Sequence[Output], other: Sequence[Output]) -> Agreement:
@@ -80,6 +87,18 @@ def agreement(reference: Sequence[Output], other: Sequence[Output]) -> Agreement
     if len(embeddings) == len(pairs):
         return _of_embeddings(embeddings)
     raise ConfigError("answers of one task can be compared, not a detector's with a classifier's")
+
+
+def in_classes_of(output: Output, labels: Sequence[str], reference: Sequence[str]) -> Output:
+    """An answer with its classes numbered as in another label set, by name.
+
+    A class that the other set does not have gets a negative number of its own, so that it is nobody's partner.
+    """
+    if isinstance(output, Embedding) or tuple(labels) == tuple(reference):
+        return output
+    known = {name.casefold(): index for index, name in reversed(list(enumerate(reference)))}
+    numbers = [known.get(name.casefold(), -1 - index) for index, name in enumerate(labels)]
+    return replace(output, class_ids=np.array([numbers[each] for each in output.class_ids], np.int64))
 
 
 def _of_detections(pairs: Sequence[tuple[Detections, Detections]]) -> Agreement:
@@ -128,8 +147,30 @@ def _of_classes(pairs: Sequence[tuple[Classes, Classes]]) -> Agreement:
 
 
 def _of_embeddings(pairs: Sequence[tuple[Embedding, Embedding]]) -> Agreement:
-    cosines = [_cosine(reference.vector, other.vector) for reference, other in pairs]
-    return Agreement(len(pairs), len(pairs), {"cosine": float(np.mean(cosines)), "least_cosine": min(cosines)})
+    figures: dict[str, float] = {}
+    if all(len(reference.vector) == len(other.vector) for reference, other in pairs):
+        cosines = [_cosine(reference.vector, other.vector) for reference, other in pairs]
+        figures = {"cosine": float(np.mean(cosines)), "least_cosine": min(cosines)}
+    if len(pairs) > 2:
+        here, there = (_neighbours([pair[side].vector for pair in pairs]) for side in (0, 1))
+        figures["neighbour"] = float(np.mean(here == there))
+    if not figures:
+        raise ConfigError(
+            f"vectors of {len(pairs[0][0].vector)} and {len(pairs[0][1].vector)} numbers can only be compared by which "
+            "pictures they find similar: give three pictures at least"
+        )
+    return Agreement(len(pairs), len(pairs), figures)
+
+
+def _neighbours(vectors: Sequence[NDArray[np.float32]]) -> NDArray[np.int64]:
+    """The index of the most similar other vector, for each."""
+    rows = np.array(vectors, np.float64)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    rows = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
+    similar = rows @ rows.T
+    np.fill_diagonal(similar, -np.inf)
+    nearest: NDArray[np.int64] = np.argmax(similar, axis=1)
+    return nearest
 
 
 def _cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
@@ -194,7 +235,7 @@ def _class_precision(
         return 0.0
     precision = hits / np.arange(1, len(hits) + 1)
     best_from_here = np.maximum.accumulate(precision[::-1])[::-1]
-    places = np.searchsorted(hits / truths, _RECALLS - 1e-9)
+    places = np.searchsorted(hits / truths, _RECALLS)
     return float(np.mean([best_from_here[place] if place < len(hits) else 0.0 for place in places]))
 
 

@@ -115,13 +115,16 @@ def _head_tensors(graph: GraphBuilder, spec: HeadSpec, model: onnx.GraphProto) -
             f"the model has no output {', '.join(missing)}, only {', '.join(sorted(outputs))}: mend "
             "head.outputs in the manifest"
         )
+    weights = {each.name for each in model.initializer}
     tensors = {}
     for role, wanted in spec.outputs.items():
         kind = outputs[wanted].type.tensor_type
         name = outputs[wanted].name
+        shape = tuple(dim.dim_value for dim in kind.shape.dim)
+        constant = name in weights
         if kind.elem_type != TensorProto.FLOAT:
             name = graph.cast(name, TensorProto.FLOAT, f"{role}_float")
-        tensors[role] = Tensor(name, tuple(dim.dim_value for dim in kind.shape.dim[1:]))
+        tensors[role] = Tensor(name, shape if constant else shape[1:], constant)
     return tensors
 
 

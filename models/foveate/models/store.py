@@ -1,4 +1,4 @@
-"""Where model files live on this machine: fetched files, prepared graphs, latency profiles.
+"""Where model files live on this machine: fetched files and prepared graphs.
 
 ::
 
@@ -6,7 +6,6 @@
     pins/<key>.json         which blob stands for a source whose manifest names no sha256
     prepared/<key>.onnx     graphs that engines are made from, each with
     prepared/<key>.json     its sidecar, written last: without it the graph does not count
-    profiles/<key>.json     measured latency per batch size
     locks/<key>.lock        held while a graph is prepared
 
 Every file is written beside its place, flushed to the disk and renamed: a reader sees all of it or none, and
@@ -115,6 +114,10 @@ class ModelStore:
             return None
         return path if whole else None
 
+    def prepared_facts(self, key: str) -> dict[str, Any]:
+        """What `add_prepared` was told about a graph; empty if there is none."""
+        return _read_json(self._path("prepared", key, ".json")) or {}
+
     def add_prepared(self, key: str, graph: bytes, facts: Mapping[str, Any]) -> Path:
         """Keep a prepared graph and, beside it, facts about how it was made; returns its path."""
         path = self._path("prepared", key, ".onnx")
@@ -122,14 +125,6 @@ class ModelStore:
         self._write(path, graph)
         self._write_json(path.with_suffix(".json"), sidecar)
         return path
-
-    def read_profile(self, key: str) -> dict[str, Any] | None:
-        """What `write_profile` kept under a key; None if nothing or nothing readable is there."""
-        return _read_json(self._path("profiles", key, ".json"))
-
-    def write_profile(self, key: str, profile: Mapping[str, Any]) -> None:
-        """Keep a latency profile, replacing an older one."""
-        self._write_json(self._path("profiles", key, ".json"), profile)
 
     @contextmanager
     def lock(self, key: str) -> Iterator[None]:

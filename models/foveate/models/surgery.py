@@ -31,7 +31,7 @@ def with_dynamic_batch(model: onnx.ModelProto, input_hw: tuple[int, int]) -> onn
     """The same model for any batch of pictures of one size; the argument is not modified.
 
     Shapes: the image input becomes (batch, 3, H, W); outputs keep their rank, with `batch` first and every
-    other dimension a number.
+    other dimension a number. An output that is a constant of the graph stays as it is.
     Units: input_hw is (height, width) in pixels.
     Raises: ModelError, saying what to do, where the graph has no single image input, cannot be converted, or
     holds on to its batch or input size.
@@ -48,7 +48,8 @@ def with_dynamic_batch(model: onnx.ModelProto, input_hw: tuple[int, int]) -> onn
     _forget_shapes(prepared.graph)
     shapes = _probed_output_shapes(prepared, input_hw)
     for output in prepared.graph.output:
-        _set_shape(output, (BATCH, *shapes[output.name][1:]))
+        if output.name in shapes:
+            _set_shape(output, (BATCH, *shapes[output.name][1:]))
     _set_shape(image_input(prepared), (BATCH, 3, *input_hw))
     return shape_inference.infer_shapes(prepared, data_prop=True)
 
@@ -153,8 +154,10 @@ def _constants(graph: onnx.GraphProto) -> dict[str, list[int]]:
 
 def _forget_shapes(graph: onnx.GraphProto) -> None:
     del graph.value_info[:]
+    weights = {each.name for each in graph.initializer}
     for output in graph.output:
-        output.type.tensor_type.ClearField("shape")
+        if output.name not in weights:
+            output.type.tensor_type.ClearField("shape")
 
 
 def _probed_output_shapes(model: onnx.ModelProto, input_hw: tuple[int, int]) -> dict[str, tuple[int, ...]]:
@@ -170,7 +173,8 @@ def _probed_output_shapes(model: onnx.ModelProto, input_hw: tuple[int, int]) -> 
             "with a dynamic batch and at the manifest's input size, or name its own size in the manifest"
         ) from error
     _check_reshapes(inferred, input_hw)
-    return {each.name: _checked_shape(each, input_hw) for each in inferred.graph.output}
+    weights = {each.name for each in inferred.graph.initializer}
+    return {each.name: _checked_shape(each, input_hw) for each in inferred.graph.output if each.name not in weights}
 
 
 def _check_reshapes(inferred: onnx.ModelProto, input_hw: tuple[int, int]) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foveate.engines import ConfigError
-from foveate.models.agreement import THRESHOLDS, Agreement, agreement
+from foveate.models.agreement import THRESHOLDS, Agreement, agreement, in_classes_of
 from foveate.models.outputs import Classes, Detections, Embedding
 
 Box = tuple[float, float, float, float]
@@ -93,6 +93,33 @@ def test_embeddings_by_hand() -> None:
     as_embeddings = [[Embedding(np.array(each, np.float32)) for each in side] for side in (vectors, others)]
     figures = agreement(*as_embeddings).figures
     assert figures == {"cosine": pytest.approx((1 + 0.5**0.5) / 2), "least_cosine": pytest.approx(0.5**0.5)}
+
+
+def test_vectors_of_other_lengths_are_compared_by_what_they_find_similar() -> None:
+    short = [(1.0, 0.0), (0.9, 0.1), (0.0, 1.0), (0.1, 0.9)]
+    long = [(0.0, 2.0, 0.0), (0.0, 1.9, 0.3), (1.0, 0.0, 0.0), (0.1, 1.8, 0.1)]
+    as_embeddings = [[Embedding(np.array(each, np.float32)) for each in side] for side in (short, long)]
+    # The most similar other one: 1, 0, 3, 2 on one side and 3, 3, 3, 0 on the other.
+    figures = agreement(*as_embeddings).figures
+    assert set(figures) == {"neighbour"}
+    assert figures["neighbour"] == pytest.approx(1 / 4)
+    assert agreement(as_embeddings[0], as_embeddings[0]).figures["neighbour"] == 1
+    with pytest.raises(ConfigError, match="vectors of 2 and 3 numbers"):
+        agreement(as_embeddings[0][:2], as_embeddings[1][:2])
+
+
+def test_classes_are_renumbered_by_name() -> None:
+    ours, theirs = ("cat", "Dog", "newt"), ("background", "dog", "cat", "cat")
+    found = in_classes_of(_detections((A, 0.9, 0), (B, 0.8, 1), (B, 0.7, 2)), ours, theirs)
+    assert isinstance(found, Detections)
+    assert found.class_ids.tolist() == [2, 1, -3], "of two of a name the first; an unknown one is nobody's"
+    same = _classes([1, 2], [0.5, 0.4])
+    assert in_classes_of(same, ours, ours) is same
+
+
+def test_a_summary_has_what_is_judged() -> None:
+    result = Agreement(12, 30, {"matched": 0.98765, "mean_iou": 0.99, "ap": 0.5})
+    assert result.summary() == "matched 0.9877, mean iou 0.9900 in 12 pictures"
 
 
 _BOXES = st.lists(

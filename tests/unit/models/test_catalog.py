@@ -40,4 +40,4 @@ def test_an_input_fits_its_strides(name: str) -> None:
 
 
 def test_only_what_was_downloaded_here_claims_it() -> None:
-    assert [name for name in NAMES if load_package(name).manifest.verified] == ["centerface"]
+    assert [name for name in NAMES if load_package(name).manifest.verified] == ["centerface", "efficientnet_lite0"]

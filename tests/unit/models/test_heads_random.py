@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from onnx import checker
+from onnx import TensorProto, checker, helper, numpy_helper
 
 from foveate.engines.errors import ModelError
 from foveate.models.fusion import PIXELS, fuse
@@ -177,6 +178,63 @@ def test_ssd(activation: str, background: bool) -> None:
         background=background,
         box_format="xyxy",
     )
+
+
+def anchored_answers(banks: Banks, anchors: NDArray[np.float32], **fields: Any) -> dict[str, NDArray[Any]]:
+    """What an `ssd` head with constant anchors gives for the batch `ROWS`."""
+    size = (WIDE.height_px, WIDE.width_px)
+    model = bank_model(banks, size)
+    model.graph.initializer.append(numpy_helper.from_array(anchors, "anchors"))
+    model.graph.output.append(helper.make_tensor_value_info("anchors", TensorProto.FLOAT, anchors.shape))
+    head = HeadSpec.model_validate({"kind": "ssd", "outputs": {name: name for name in (*banks, "anchors")}, **fields})
+    return run_onnx(fuse(model, manifest_of(head, WIDE)), {PIXELS: bank_pixels(ROWS, size)})
+
+
+@pytest.mark.parametrize("coding", ["anchor_offsets", "anchor_edges"])
+def test_ssd_with_anchors(coding: str) -> None:
+    count, kept = 20, 6
+    banks = {"scores": bank(count, 5), "boxes": bank(count, 4, low=-1, high=5)}  # e^5 is over the limit of 1000 / 16
+    anchors = np.concatenate([bank(count, 2)[0] * 60, 60 + bank(count, 2)[0] * 30], axis=1)
+    outputs = anchored_answers(banks, anchors, box_coding=coding, top_k=kept)
+    for index, row in enumerate(ROWS):
+        best = banks["scores"][row].max(axis=1)
+        order = np.argsort(-best, kind="stable")[:kept]
+        np.testing.assert_allclose(outputs["scores"][index], best[order], rtol=1e-6)
+        for box, anchor in zip(outputs["boxes"][index], order, strict=True):
+            expected = decoded(banks["boxes"][row][anchor], anchors[anchor], coding)
+            np.testing.assert_allclose(box, np.clip(expected, 0, (96, 64, 96, 64)), rtol=1e-4, atol=1e-3)
+
+
+def decoded(code: NDArray[np.float32], anchor: NDArray[np.float32], coding: str) -> list[float]:
+    """One box from its code and its anchor, before it is cut off."""
+    first, second, third, fourth = (float(value) for value in code)
+    left, top, right, bottom = (float(value) for value in anchor)
+    width, height = right - left, bottom - top
+    x, y = (left + right) / 2, (top + bottom) / 2
+    if coding == "anchor_edges":
+        return [x - first * width, y - second * height, x + third * width, y + fourth * height]
+    x, y = x + first * width, y + second * height
+    width, height = (min(math.exp(log), 1000 / 16) * side for log, side in ((third, width), (fourth, height)))
+    return [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
+
+
+def test_anchors_that_are_not_as_many_as_the_boxes_are_refused() -> None:
+    banks = {"scores": bank(20, 5), "boxes": bank(20, 4)}
+    with pytest.raises(ModelError, match=r"expects anchors as a constant \(20, 4\), but it is \(19, 4\), a constant"):
+        anchored_answers(banks, np.zeros((19, 4), np.float32), box_coding="anchor_offsets")
+
+
+def test_anchors_without_a_coding_are_refused() -> None:
+    banks = {"scores": bank(20, 5), "boxes": bank(20, 4)}
+    with pytest.raises(ModelError, match="has no use for the role anchors"):
+        anchored_answers(banks, np.zeros((20, 4), np.float32))
+
+
+def test_a_coding_without_anchors_is_refused() -> None:
+    banks = {"scores": bank(20, 5), "boxes": bank(20, 4)}
+    head = HeadSpec(kind="ssd", outputs={"scores": "scores", "boxes": "boxes"}, box_coding="anchor_edges")
+    with pytest.raises(ModelError, match="needs the role anchors"):
+        answers(banks, head)
 
 
 def test_ssd_whose_boxes_are_not_as_many_as_its_scores_is_refused() -> None:

@@ -34,7 +34,6 @@ def test_making_a_store_touches_no_disk(store: ModelStore) -> None:
     assert not store.has_blob(SHA256)
     assert not store.check_blob(SHA256)
     assert store.prepared("key") is None
-    assert store.read_profile("key") is None
     assert store.pinned("key") is None
     assert not store.root.exists()
 
@@ -117,7 +116,7 @@ def test_a_blob_is_asked_for_by_hash_alone(store: ModelStore, name: str) -> None
 
 @pytest.mark.parametrize("key", ["", "../x", "a/b", ".hidden", "x" * 201])
 def test_a_key_cannot_leave_its_folder(store: ModelStore, key: str) -> None:
-    for use in (store.prepared, store.read_profile, store.pinned):
+    for use in (store.prepared, store.pinned):
         with pytest.raises(ModelError, match="a store key is"):
             use(key)
 
@@ -142,17 +141,11 @@ def test_a_prepared_graph_without_its_sidecar_or_of_another_size_does_not_count(
     assert store.prepared("key") is None
 
 
-def test_profiles_are_read_back_and_replaced(store: ModelStore) -> None:
-    store.write_profile("key", {"points": [[1, 2.5]]})
-    store.write_profile("key", {"points": [[1, 3.5]]})
-    assert store.read_profile("key") == {"points": [[1, 3.5]]}
-
-
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff"])
-def test_a_damaged_profile_counts_as_none(store: ModelStore, content: bytes) -> None:
-    store.write_profile("key", {"points": []})
-    (store.root / "profiles" / "key.json").write_bytes(content)
-    assert store.read_profile("key") is None
+def test_a_damaged_pin_counts_as_none(store: ModelStore, content: bytes) -> None:
+    store.pin("key", SHA256)
+    (store.root / "pins" / "key.json").write_bytes(content)
+    assert store.pinned("key") is None
 
 
 def test_pins_are_read_back_unless_damaged(store: ModelStore) -> None:
@@ -165,7 +158,7 @@ def test_pins_are_read_back_unless_damaged(store: ModelStore) -> None:
 def test_a_root_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("a file where the store's folder should be")
     store = ModelStore(tmp_path / "store")
-    for write in (lambda: store.add_blob([CONTENT], origin="x"), lambda: store.write_profile("key", {})):
+    for write in (lambda: store.add_blob([CONTENT], origin="x"), lambda: store.pin("key", SHA256)):
         with pytest.raises(ModelError, match="cannot write to the model store"):
             write()
     with pytest.raises(ModelError, match="cannot write to the model store"), store.lock("key"):

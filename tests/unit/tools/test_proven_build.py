@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from foveate.engines import BuiltEngine, EngineStore, OnnxRuntimeEngine, RunFailed
 from foveate.models import ModelStore, load_package, prepare
-from foveate.tools import precision_choice, proven_build
+from foveate.tools import precision_choice, proven_build, verification
 from foveate.tools.build_command import build
 from foveate.tools.proven_build import BuildPictures
 from support.networks import write_small_package
@@ -277,3 +277,24 @@ def test_what_makes_no_sense_is_said(run: Run, tmp_path: Path, arguments: list[s
     assert (code, out) == (1, "")
     assert message in err
     assert _engines(tmp_path) == []
+
+
+def test_the_nodes_that_lose_most_are_found_and_stay_float(
+    run: Run, pictures: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The small network is too good to lose enough for a proposal of its own.
+    monkeypatch.setattr(verification, "propose_exclude", lambda losses: (losses[0].node,))
+    wish = ("--precision", "int8", "--calibration", pictures, "--accept", *ONNX, "--json", "-")
+    _, plain, _ = run(*wish)
+    status, proposed, said = run(*wish, "--propose-exclude")
+    assert status == 0, said
+    engines = [json.loads(text)["engine"] for text in (plain, proposed)]
+    assert engines[0]["exclude"] == []
+    assert engines[1]["exclude"]
+    assert engines[0]["key"] != engines[1]["key"]
+
+
+def test_nodes_are_proposed_for_int8_alone(run: Run, pictures: str) -> None:
+    status, _, said = run("--precision", "fp16", "--pictures", pictures, "--propose-exclude", *RTX)
+    assert status == 1
+    assert "--propose-exclude" in said

@@ -87,6 +87,10 @@ def build(
         list[str] | None,
         typer.Option(metavar="NODE", help="A node that stays float in int8 and fp8; may be given again."),
     ] = None,
+    propose_exclude: Annotated[
+        bool,
+        typer.Option("--propose-exclude", help="Find the nodes that lose most in int8 and leave them float as well."),
+    ] = False,
     workspace_mib: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Most scratch memory of a layer. Default: the library's.")
     ] = None,
@@ -119,7 +123,9 @@ def build(
     # Imported here, as onnx and OpenCV are: `--help` answers at once.
     from foveate.tools.proven_build import BuildPictures
 
-    wish = _Wish(model, options, precision == _AUTO, accept, force, model_store, engine_store)
+    if propose_exclude and precision not in ("int8", _AUTO):
+        raise ConfigError(f"nodes are proposed for int8 and auto, not for {precision}: leave --propose-exclude out")
+    wish = _Wish(model, options, precision == _AUTO, propose_exclude, accept, force, model_store, engine_store)
     _build(wish, BuildPictures(pictures, calibration, calibration_pictures, proof), as_json)
 
 
@@ -155,6 +161,7 @@ class _Wish:
     model: str
     options: BuildOptions
     automatic: bool
+    proposes: bool
     accept: bool
     force: bool
     model_store: Path | None
@@ -170,7 +177,8 @@ def _build(wish: _Wish, pictures: BuildPictures, as_json: Path | None) -> None:
     from foveate.tools.proven_build import ProvenBuilder
 
     store = EngineStore(wish.engine_store)
-    builder = ProvenBuilder(prepare(load_package(wish.model), ModelStore(wish.model_store)), pictures, store)
+    model = prepare(load_package(wish.model), ModelStore(wish.model_store))
+    builder = ProvenBuilder(model, pictures, store, wish.proposes)
     attempts: list[Attempt] = []
     with _BuildBars(Console(stderr=True)) as bars:
         if wish.automatic:

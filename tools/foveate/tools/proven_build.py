@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from foveate.engines.build import build_engine
@@ -18,7 +18,7 @@ from foveate.engines.tensorrt_library import BuildProgress
 from foveate.models.package import PreparedModel
 from foveate.tools.calibration_pictures import PlacedPicture
 from foveate.tools.proof import Proof, Prover, not_proven
-from foveate.tools.verification import PictureSource
+from foveate.tools.verification import PictureSource, worst_nodes
 
 __all__ = ["BuildPictures", "ProvenBuild", "ProvenBuilder", "running_here"]
 
@@ -58,9 +58,15 @@ class ProvenBuild:
 class ProvenBuilder:
     """Builds engines of one model, and compares each with the model in fp32 before it counts."""
 
-    def __init__(self, model: PreparedModel, pictures: BuildPictures, store: EngineStore) -> None:
-        """Raises: ConfigError where the pictures cannot be read."""
+    def __init__(
+        self, model: PreparedModel, pictures: BuildPictures, store: EngineStore, proposes: bool = False
+    ) -> None:
+        """`proposes`: whether the nodes that lose most in int8 are found and left out as well.
+
+        Raises: ConfigError where the pictures cannot be read.
+        """
         self._model = model
+        self._proposes = proposes
         self._store = store
         self._calibration, self._judged = pictures.split(model)
         self._prover = Prover(model, self._judged)
@@ -78,6 +84,7 @@ class ProvenBuilder:
         The converted graph is compared before it is compiled, and the engine itself after that where it can run here.
         Raises: BuildFailed where it is below the bar and not accepted, and nothing is kept then; as `build_engine`.
         """
+        options = self._with_proposed(options)
         proofs: list[Proof] = []
         fresh: list[bool] = []
 
@@ -100,6 +107,12 @@ class ProvenBuilder:
             built = self._proven_again(built, options, accept, proofs)
         built = self._proven_by_engine(built, options, accept, proofs, always=bool(fresh))
         return ProvenBuild(built, proofs[-1] if proofs else None, bool(fresh))
+
+    def _with_proposed(self, options: BuildOptions) -> BuildOptions:
+        if not self._proposes or options.precision != "int8":
+            return options
+        worst = worst_nodes(self._model, options.graph_target, self._calibration)
+        return replace(options, exclude=tuple(dict.fromkeys((*options.exclude, *worst))))
 
     def _accuracy_of(
         self, graph: OnnxGraph, options: BuildOptions, accept: bool, proofs: list[Proof]

@@ -14,13 +14,16 @@ __all__ = ["Head", "HeadInputs", "HeadOutputs", "Tensor"]
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A float32 output of the model. Shapes: ``shape`` leaves the batch dimension out."""
+    """A float32 output of the model. Shapes: ``shape`` leaves the batch dimension out; a constant has none."""
 
     name: str
     shape: tuple[int, ...]
+    constant: bool = False
+    """Whether it is the same for every picture: anchors are."""
 
     def __str__(self) -> str:
-        return f"(batch, {', '.join(map(str, self.shape))})"
+        dims = ", ".join(map(str, self.shape))
+        return f"({dims}), a constant" if self.constant else f"(batch, {dims})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +34,20 @@ class HeadInputs:
     input: InputSpec
     tensors: Mapping[str, Tensor]
 
-    def tensor(self, role: str, *shape: int | None) -> Tensor:
+    def tensor(self, role: str, *shape: int | None, constant: bool = False) -> Tensor:
         """The tensor of a role that the head requires; None in `shape` stands for any length.
 
         Raises: ModelError if its shape is another.
         """
         tensor = self.tensors[role]
-        fits = len(tensor.shape) == len(shape) and all(
+        fits = (tensor.constant, len(tensor.shape)) == (constant, len(shape)) and all(
             expected in (None, length) for expected, length in zip(shape, tensor.shape, strict=True)
         )
         if not fits:
-            wanted = ", ".join("any" if length is None else str(length) for length in shape)
+            dims = ", ".join("any" if length is None else str(length) for length in shape)
+            wanted = f"a constant ({dims})" if constant else f"(batch, {dims})"
             raise ModelError(
-                f"head {self.spec.kind!r} expects {role} as (batch, {wanted}), but it is {tensor}: check the "
+                f"head {self.spec.kind!r} expects {role} as {wanted}, but it is {tensor}: check the "
                 "manifest's head and input size against the model"
             )
         return tensor
