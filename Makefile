@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check format proto bench clean
+.PHONY: help demo test nightly check format proto bench clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -22,6 +22,9 @@ demo: $(VENV)/.base  ## serve, stream a real video, print the summary, write the
 
 test: check  ## the checks, then the test suite
 	$(BIN)/python -m pytest
+
+nightly: $(VENV)/.dev  ## the exports and compiles of every kind of model, which take many minutes
+	$(BIN)/python -m pytest -m nightly
 
 check: $(VENV)/.dev  ## ruff and mypy strict
 	$(BIN)/ruff check .

@@ -25,7 +25,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from bench_report import machine, spread
 
 from foveate.client import Client, Frame, Result, Verdict
 from foveate.engines.onnx_runtime import OnnxRuntimeEngine
@@ -34,6 +33,7 @@ from foveate.models.store import ModelStore
 from foveate.service.config import DEFAULT_PIPELINES
 from foveate.service.embedded import embedded_server
 from foveate.tools.demo_video import demo_video_path
+from foveate.tools.provenance import provenance, spread
 
 _BARE_RUNS = 60
 
@@ -49,7 +49,7 @@ def main() -> None:
     results, drift_ms = _stream(pictures, asked.pipeline, fps, asked.budget_ms, asked.seconds)
     after = _bare_engine_ms(model)
     name = asked.video.name if asked.video else "the demo's"
-    report = machine() | {
+    report = provenance() | {
         "video": f"{name}, {_size(pictures[0])}, JPEG quality {asked.quality}",
         "pipeline": asked.pipeline,
         "bare_engine_ms": {"before": spread(before), "after": spread(after)},

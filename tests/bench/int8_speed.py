@@ -15,14 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench_report import machine, spread
-
 from foveate.engines import OnnxRuntimeEngine
 from foveate.engines.onnx_graph import graph_from_file
 from foveate.engines.precision import convert
 from foveate.models import ModelStore, PreparedModel, load_package, prepare
 from foveate.models.agreement import agreement
 from foveate.tools.calibration_pictures import PlacedPicture
+from foveate.tools.provenance import provenance, spread
 from foveate.tools.verification import PictureSource, answers, worst_nodes
 
 _WARM_UP_RUNS = 5
@@ -54,7 +53,7 @@ def main() -> None:
         "int8_over_fp32": round(statistics.median(b / a for a, b in zip(fp32_ms, int8_ms, strict=True)), 3),
         "agreement": {name: round(value, 4) for name, value in result.figures.items()},
     }
-    print(json.dumps(machine() | report, indent=2))
+    print(json.dumps(provenance() | report, indent=2))
 
 
 def _arguments() -> argparse.Namespace:

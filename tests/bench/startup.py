@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench_report import machine, spread
+from foveate.tools.provenance import provenance, spread
 
 _FOVEATE = str(Path(sys.executable).with_name("foveate"))
 
@@ -29,7 +29,7 @@ def main() -> None:
     _, line = _ready_s()
     help_s = [_help_s() for _ in range(runs)]
     ready_s = [_ready_s()[0] for _ in range(runs)]
-    print(json.dumps(machine() | {"served": line, "help_s": spread(help_s), "ready_s": spread(ready_s)}, indent=2))
+    print(json.dumps(provenance() | {"served": line, "help_s": spread(help_s), "ready_s": spread(ready_s)}, indent=2))
 
 
 def _help_s() -> float:

@@ -19,7 +19,8 @@ import numpy as np
 import skimage.data
 from numpy.typing import NDArray
 
-from foveate.models.sources import open_source, parse_source
+from foveate.models.downloads import open_source
+from foveate.models.sources import parse_source
 
 Pixels = NDArray[np.uint8]
 

@@ -18,6 +18,8 @@ from foveate.proto import vision_pb2 as pb
 from support.raw_stream import RawStream, verdicts
 from support.service import RunningService, fake_engine, grey_jpeg, grey_of, running_service
 
+pytestmark = pytest.mark.usefixtures("boundary")
+
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[RunningService]:

@@ -43,7 +43,9 @@ def test_the_callers_settings_hold_whatever_the_environment_says(
 def test_it_ends_when_its_parent_dies(tmp_path: Path) -> None:
     """A parent that is killed can clean up nothing; all that the child notices is the end of its input."""
     import_file(load_package("centerface"), ModelStore(tmp_path), centerface())
-    config = load_config(model_store=tmp_path, listen="127.0.0.1:0", drain_grace_ms=0)
+    config = load_config(
+        model_store=tmp_path, engine_store=tmp_path / "engines", listen="127.0.0.1:0", drain_grace_ms=0
+    )
     arguments = [sys.executable, "-m", "foveate.service.embedded"]
     with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdin is not None

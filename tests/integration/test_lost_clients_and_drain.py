@@ -22,6 +22,8 @@ from foveate.proto import vision_pb2_grpc as pb_grpc
 from support.raw_stream import RawStream, verdicts
 from support.service import fake_engine, grey_jpeg, grey_of, running_service
 
+pytestmark = pytest.mark.usefixtures("boundary")
+
 
 def test_a_cancelled_neighbour_does_not_hang_the_batch() -> None:
     gate = Gate()

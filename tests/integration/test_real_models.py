@@ -24,14 +24,17 @@ pytestmark = [pytest.mark.network, pytest.mark.timeout(180)]
 def stub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pb_grpc.VisionStub]:
     """A server in a process of its own, its store filled with all the models that are at hand."""
     root = tmp_path_factory.mktemp("store")
-    store = ModelStore(root)
+    store = ModelStore(root / "models")
     import_file(load_package("centerface"), store, centerface())
     for name in ("yolox_nano", "efficientnet_lite0"):
         try:
             import_file(load_package(name), store, shared_model(f"{name}.onnx"))
         except pytest.skip.Exception:
             continue  # the tests that need it skip with the reason
-    with embedded_server(config=load_config(model_store=root)) as address, grpc.insecure_channel(address) as channel:
+    with (
+        embedded_server(config=load_config(model_store=root / "models", engine_store=root / "engines")) as address,
+        grpc.insecure_channel(address) as channel,
+    ):
         yield pb_grpc.VisionStub(channel)  # type: ignore[no-untyped-call]
 
 
@@ -90,7 +93,7 @@ def test_a_missing_model_is_said_with_what_to_do(tmp_path: Path) -> None:
     store = ModelStore(tmp_path)
     import_file(load_package("centerface"), store, centerface())
     with (
-        embedded_server(config=load_config(model_store=tmp_path)) as address,
+        embedded_server(config=load_config(model_store=tmp_path, engine_store=tmp_path / "engines")) as address,
         grpc.insecure_channel(address) as channel,
     ):
         stub = pb_grpc.VisionStub(channel)  # type: ignore[no-untyped-call]

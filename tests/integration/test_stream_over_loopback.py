@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -15,6 +17,8 @@ from foveate.proto import vision_pb2 as pb
 from foveate.service.decode import Decoded, decode_into
 from support.raw_stream import RawStream, verdicts
 from support.service import GREYS, fake_engine, grey_jpeg, grey_of, running_service
+
+pytestmark = pytest.mark.usefixtures("boundary")
 
 
 def test_every_frame_gets_its_own_answer_in_order() -> None:
@@ -232,7 +236,7 @@ def test_slow_decoding_holds_up_nobody_else(monkeypatch: pytest.MonkeyPatch) -> 
             assert go_on.wait(20)
         return decode_into(row, data, kind, size, model)
 
-    monkeypatch.setattr("foveate.service.lane.decode_into", slow_for_wide_frames)
+    monkeypatch.setattr("foveate.service.ingest.decode_into", slow_for_wide_frames)
     with running_service() as service, RawStream(service.stub) as slow, RawStream(service.stub) as quick:
         for stream in (slow, quick):
             stream.open(budget_ms=20_000)
@@ -288,3 +292,44 @@ def test_answers_do_not_depend_on_the_clients_clock() -> None:
     for message in (pb.OpenStream, pb.Frame, pb.FrameResult, pb.StageTimes, pb.StreamOpened):
         names = [field.name for field in message.DESCRIPTOR.fields]
         assert not [name for name in names if "timestamp" in name or name.endswith("_at")]
+
+
+def test_a_stream_hears_of_a_changed_rate_before_its_next_answer() -> None:
+    with running_service(profile_ms=10) as service, RawStream(service.stub) as first, RawStream(service.stub) as other:
+        before = first.open(budget_ms=200).advised_fps  # it does not say how much it sends: all is its own
+        other.open(budget_ms=200, fps=200, priority=0)
+        less = first.advised_rate()
+        assert less < before
+        assert other.rest() == []
+        assert first.advised_rate() > less
+
+
+def test_traced_frames_show_their_stages_and_their_batch(tmp_path: Path) -> None:
+    file = tmp_path / "trace.json"
+    with running_service(trace=file, trace_sample=2) as service, RawStream(service.stub) as stream:
+        stream.open(stream_id="door", budget_ms=5000)
+        for sequence in range(1, 6):
+            stream.frame(sequence, grey_jpeg(15))
+            stream.result()
+        stream.frame(6, b"nonsense")
+        stream.result()
+        for _ in range(2):
+            service.stub.Infer(pb.InferRequest(frame=pb.Frame(sequence=9, data=grey_jpeg(15), budget_ms=5000)))
+    events = json.loads(file.read_text())
+    frames = [event for event in events if event["name"] == "frame" and event["ph"] == "X"]
+    assert [(event["args"]["sequence"], event["args"]["verdict"]) for event in frames] == [
+        (2, "ok"),
+        (4, "ok"),
+        (6, "bad_frame"),
+        (9, "ok"),
+    ]
+    spans = [event for event in events if event["ph"] == "X"]
+    assert Counter(event["name"] for event in spans)["infer"] == 3
+    for whole in frames[:2]:
+        ends = whole["ts"] + whole["dur"]
+        inside = [event for event in spans if whole["ts"] <= event["ts"] and event["ts"] + event["dur"] <= ends + 0.01]
+        assert {"receive queue", "decode", "wait", "batch", "infer", "postprocess", "reply queue"} <= {
+            event["name"] for event in inside
+        }
+    arrows = Counter(event["ph"] for event in events if event.get("cat") == "frame")
+    assert arrows == {"s": 3, "t": 3, "f": 3}

@@ -86,13 +86,19 @@ class AsyncClient:
         reply: vision_pb2.FrameResult = await self._ask(self._stub.Infer, infer_message(sent, settings))
         return result_from_message(reply, sent, time.monotonic(), budget_ms)
 
-    def stream(self, frames: Frames, *, live: bool = False, **settings: Unpack[StreamSettings]) -> AsyncStream:
+    def stream(
+        self, frames: Frames, *, live: bool = False, paced: bool | None = None, **settings: Unpack[StreamSettings]
+    ) -> AsyncStream:
         """One result per frame, in frame order, while frames are read and sent.
 
         A plain iterable of frames is read in a thread of its own. While the server takes no more, the
         source has to wait; that of a camera cannot: say ``live=True``, and the newest frame replaces the
         one that waits to be sent, whose verdict is DROPPED. Lost connections are taken up again; frames
         that were on their way are LOST.
+
+        A `paced` stream sends no faster than the server advises, which is what it can expect to be answered
+        OK: sending more costs bandwidth and gains no answers. None: live sources are paced, others are not,
+        since a file's frames may as well arrive as fast as the window lets them.
         """
         stream = AsyncStream(
             self._target,
@@ -100,6 +106,7 @@ class AsyncClient:
             frames,
             settings,
             live=live,
+            paced=live if paced is None else paced,
             max_message_bytes=self._max_message_bytes,
             reconnect=self._reconnect,
             on_event=self._on_event,

@@ -54,9 +54,11 @@ class Client:
         """As `AsyncClient.infer`."""
         return self._loop.run(self._client.infer(frame, **settings))
 
-    def stream(self, frames: Frames, *, live: bool = False, **settings: Unpack[StreamSettings]) -> Stream:
+    def stream(
+        self, frames: Frames, *, live: bool = False, paced: bool | None = None, **settings: Unpack[StreamSettings]
+    ) -> Stream:
         """As `AsyncClient.stream`."""
-        return Stream(self._client.stream(frames, live=live, **settings), self._loop)
+        return Stream(self._client.stream(frames, live=live, paced=paced, **settings), self._loop)
 
     def list_pipelines(self) -> tuple[PipelineInfo, ...]:
         """As `AsyncClient.list_pipelines`."""

@@ -15,6 +15,7 @@ import grpc.aio
 from foveate.client.convert import frame_message, result_from_message
 from foveate.client.errors import StreamBroken
 from foveate.client.frame_flow import FrameFlow
+from foveate.client.pace import Pace
 from foveate.client.wakeup import Wakeup
 from foveate.proto import vision_pb2
 
@@ -42,8 +43,11 @@ class StreamCall:
         wakeup: Wakeup,
         on_opened: Callable[[vision_pb2.StreamOpened], None],
         on_notice: Callable[[vision_pb2.Notice], None],
+        pace: Pace | None = None,
     ) -> None:
+        """`pace` hears what the server advises, and frames leave by it; None: as soon as the window lets them."""
         self._call = call
+        self._pace = pace
         self._flow = flow
         self._wakeup = wakeup
         self._on_opened = on_opened
@@ -89,12 +93,15 @@ class StreamCall:
     def _adopt(self, opened: vision_pb2.StreamOpened) -> None:
         self._budget_ms = float(opened.budget_ms)
         self._flow.window = max(1, opened.window)  # a window of 0 could never be kept
+        self._advise(opened.advised_fps)
         self._wakeup.notify()
 
     async def _send(self) -> None:
         try:
             while await self._may_send():
                 sent = self._flow.send(time.monotonic())
+                if self._pace is not None:
+                    self._pace.sent(sent.sent_at)
                 self._wakeup.notify()  # the source may hand over the next frame
                 await self._call.write(frame_message(sent))
             await self._call.done_writing()
@@ -104,7 +111,19 @@ class StreamCall:
     async def _may_send(self) -> bool:
         """Wait for a frame that may leave; False if none will on this RPC."""
         await self._wakeup.wait_for(lambda: self._draining or self._flow.can_send or self._flow.all_sent)
+        while not self._draining and self._flow.can_send and (wait_s := self._wait_s()) > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._wakeup.wait_for(lambda: self._draining or self._wait_s() <= 0)
         return not self._draining and self._flow.can_send
+
+    def _wait_s(self) -> float:
+        return 0.0 if self._pace is None else self._pace.wait_s(time.monotonic())
+
+    def _advise(self, fps: float) -> None:
+        if self._pace is not None:
+            self._pace.advise(fps, time.monotonic())
+            self._wakeup.notify()
 
     def _take(self, reply: vision_pb2.StreamReply) -> None:
         match reply.WhichOneof("message"):
@@ -120,6 +139,7 @@ class StreamCall:
         if sent is None:
             return
         self.answers += 1
+        self._advise(message.advised_fps)
         self._flow.settle(result_from_message(message, sent, time.monotonic(), self._budget_ms))
         self._wakeup.notify()
 
@@ -129,6 +149,8 @@ class StreamCall:
             self._wakeup.notify()
         elif notice.kind == vision_pb2.Notice.KIND_CONFIG_CHANGED and notice.HasField("opened"):
             self._adopt(notice.opened)
+        elif notice.kind == vision_pb2.Notice.KIND_ADVISED_RATE:
+            self._advise(notice.advised_fps)
         self._on_notice(notice)
 
 

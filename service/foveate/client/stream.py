@@ -18,6 +18,7 @@ from foveate.client.convert import open_message, stream_info_from_message
 from foveate.client.errors import StreamBroken, Unreachable, refused_from_status
 from foveate.client.frame import FrameLike, oversize, payload_from_frame
 from foveate.client.frame_flow import FrameFlow
+from foveate.client.pace import Pace
 from foveate.client.reconnect import Outage, Reconnect
 from foveate.client.result import Result
 from foveate.client.server_info import StreamInfo
@@ -80,6 +81,7 @@ class AsyncStream:
         settings: StreamSettings,
         *,
         live: bool,
+        paced: bool,
         max_message_bytes: int,
         reconnect: Reconnect,
         on_event: OnEvent | None,
@@ -95,6 +97,7 @@ class AsyncStream:
         self._steady_s = reconnect.longest_delay_s
         self._on_event = on_event
         self._flow = FrameFlow(newest_wins=live)
+        self._pace = Pace() if paced else None
         self._wakeup = Wakeup()
         self._task: asyncio.Task[None] | None = None
         self._info: StreamInfo | None = None
@@ -219,7 +222,7 @@ class AsyncStream:
 
     async def _one_call(self) -> str:
         """Serve the stream for as long as one RPC lasts; the reason why it ended. Raises: Refused, StreamBroken."""
-        call = StreamCall(self._new_call(), self._flow, self._wakeup, self._on_opened, self._on_notice)
+        call = StreamCall(self._new_call(), self._flow, self._wakeup, self._on_opened, self._on_notice, self._pace)
         end = await call.run(open_message(self._settings, self._info.resume_token if self._info else ""))
         if not self._may_pass(end.code):
             raise refused_from_status(end.code, end.details)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from foveate.engines.errors import BadFrame, BudgetTooSmall, FrameError, UnsupportedFormat
+from foveate.engines.errors import BadFrame, BudgetTooSmall, FrameError, Overloaded, UnsupportedFormat
 from foveate.service.config import Limits
+from foveate.service.device_stream import DeviceStream
 from foveate.service.frame import (
     Answer,
     Delivery,
@@ -19,20 +20,34 @@ from foveate.service.frame import (
 from foveate.service.job import Job
 from foveate.service.picture_header import picture_format, picture_size
 from foveate.service.prediction import LatencyModel
-from foveate.service.stream import CameraStream
+from foveate.service.rates import Demand, fair_rates
 
-__all__ = ["admit_frame", "admit_stream", "advised_rates", "load", "stream_window"]
+__all__ = [
+    "admit_frame",
+    "admit_stream",
+    "advised_rates",
+    "demand_of",
+    "fitting_rate",
+    "guaranteed_load",
+    "load",
+    "stream_window",
+]
 
 _GUARANTEED_LOAD = 0.85
 """Of the engine's time that guaranteed streams may fill together; the rest absorbs jitter."""
+_LEAST_FPS = 1.0
+"""A stream that would get less than this, and less than it asks for, is better served elsewhere."""
 _WINDOW_LATEST = 32
 _WINDOW_BESIDE_QUEUE = 16
 
 
-def admit_stream(options: StreamOptions, latency: LatencyModel, batch_cap: int, spoken_for: float) -> Grant:
+def admit_stream(
+    options: StreamOptions, latency: LatencyModel, batch_cap: int, spoken_for: float, fits_fps: float = math.inf
+) -> Grant:
     """Decide what a new stream can be promised where a share `spoken_for` of the device (0..1 and beyond) is taken.
 
-    Raises: BudgetTooSmall if no frame could ever make its budget.
+    `fits_fps` is the frame rate that it would get as best effort.
+    Raises: BudgetTooSmall if no frame could ever make its budget; Overloaded if next to nothing is left for it.
     """
     smallest_ns = latency.smallest_budget_ns
     if options.budget_ns < smallest_ns:
@@ -41,32 +56,72 @@ def admit_stream(options: StreamOptions, latency: LatencyModel, batch_cap: int, 
             f"the smallest possible is {smallest_ns / 1e6:.1f} ms (two runs of {latency.latency_ns(1) / 1e6:.1f} ms "
             f"and {latency.margin_ns / 1e6:.1f} ms kept free); open the stream with at least that"
         )
-    fits = spoken_for + load(options, latency, batch_cap) <= _GUARANTEED_LOAD
-    return Grant.GUARANTEED if fits else Grant.BEST_EFFORT
+    if spoken_for + load(options, latency, batch_cap) <= _GUARANTEED_LOAD:
+        return Grant.GUARANTEED
+    if fits_fps < min(options.fps or _LEAST_FPS, _LEAST_FPS):
+        raise Overloaded(
+            f"the streams open on pipeline {options.pipeline!r} leave {fits_fps:.2g} frames per second to one more of "
+            f"priority {options.priority}: open it later or elsewhere, or with a higher priority"
+        )
+    return Grant.BEST_EFFORT
 
 
 def load(options: StreamOptions, latency: LatencyModel, batch_cap: int) -> float:
-    """The share of a device's time that a stream asks for; all of it where it does not say how much it sends."""
-    return options.fps * latency.latency_ns(batch_cap) / batch_cap / 1e9 if options.fps else 1.0
+    """The share of a device's time that a stream asks for; all of it where it does not say how much it sends.
+
+    A frame costs its part of the largest batch for which the stream's budget leaves time.
+    """
+    if not options.fps:
+        return 1.0
+    budget_ns = options.budget_ns - latency.margin_ns
+    batch = next((size for size in range(batch_cap, 1, -1) if 2 * latency.latency_ns(size) <= budget_ns), 1)
+    return options.fps * latency.latency_ns(batch) / batch / 1e9
 
 
-def advised_rates(streams: Sequence[CameraStream], latency: LatencyModel, batch_cap: int) -> dict[str, float]:
+def guaranteed_load(streams: Sequence[DeviceStream], priority: int, load_of: Callable[[DeviceStream], float]) -> float:
+    """The share of a device's time that is spoken for when a stream of this class asks for a guarantee.
+
+    All that higher classes ask for, since they go first, and what is guaranteed to others of the same class.
+    """
+    return sum(
+        load_of(stream)
+        for stream in streams
+        if stream.options.priority < priority
+        or (stream.options.priority == priority and stream.grant is Grant.GUARANTEED)
+    )
+
+
+def advised_rates(
+    streams: Sequence[DeviceStream], latency: LatencyModel, batch_cap: int, now_ns: int | None = None
+) -> dict[str, float]:
     """Frames per second that each stream of an engine may expect to be answered OK, by stream id.
 
-    The engine's rate goes to the highest class first and what that leaves to the next. Within a class it is shared
-    out by weight, and what a stream does not ask for goes to the others (max-min fair).
+    With the time, what streams send lately is considered; see `fair_rates`.
     """
-    left = batch_cap / (latency.latency_ns(batch_cap) / 1e9)
-    rates: dict[str, float] = {}
-    for priority in sorted({stream.options.priority for stream in streams}):
-        peers = [stream for stream in streams if stream.options.priority == priority]
-        open_weight = sum(stream.options.weight for stream in peers)
-        for stream in sorted(peers, key=lambda s: (s.options.fps or math.inf) / s.options.weight):
-            fair = left * stream.options.weight / open_weight
-            rates[stream.stream_id] = rate = min(stream.options.fps or math.inf, fair)
-            left = max(0.0, left - rate)
-            open_weight -= stream.options.weight
-    return rates
+    demands = [demand_of(stream, now_ns) for stream in streams]
+    return fair_rates(demands, batch_cap / (latency.latency_ns(batch_cap) / 1e9))
+
+
+def fitting_rate(
+    options: StreamOptions, streams: Sequence[DeviceStream], latency: LatencyModel, batch_cap: int, now_ns: int
+) -> float:
+    """Frames per second that one more stream would get as best effort."""
+    newcomer = Demand("", options.priority, options.weight, options.fps)
+    demands = [newcomer, *(demand_of(stream, now_ns) for stream in streams)]
+    return fair_rates(demands, batch_cap / (latency.latency_ns(batch_cap) / 1e9))[newcomer.stream_id]
+
+
+def demand_of(stream: DeviceStream, now_ns: int | None) -> Demand:
+    """What a stream asks of its engine."""
+    options = stream.options
+    return Demand(
+        stream.stream_id,
+        options.priority,
+        options.weight,
+        options.fps,
+        stream.grant is Grant.GUARANTEED,
+        None if now_ns is None else stream.arrivals.fps(now_ns),
+    )
 
 
 def stream_window(options: StreamOptions) -> int:

@@ -1,79 +1,30 @@
-"""A batch on its way through a slot, and the answers that its frames get."""
+"""A batch on its way through a slot, as the device sees it."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, replace
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
-from foveate.engines.contract import RunTimes
-from foveate.models.outputs import Output
-from foveate.service.decode import Decoded
-from foveate.service.frame import Answer, StageTimes, Verdict
-from foveate.service.job import Job
-from foveate.service.scheduler import Refusal
+from foveate.service.boundary import IngestPort, Refused
+from foveate.service.frame import Verdict
 
-__all__ = ["Answered", "Batch", "Entry", "Run", "refused"]
-
-Answered = tuple[Job, Answer]
+__all__ = ["Batch", "Entry", "by_ingest"]
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One run of an engine, as the frames in it have to know of it."""
+@dataclass(slots=True, eq=False)
+class Entry:
+    """A frame on its way through a device."""
 
-    engine: str
-    size: int
-    started_ns: int
-    times: RunTimes
+    ingest: IngestPort
+    frame: int
+    """The ingest's number for it."""
+    deadline_ns: int
+    out: bool = False
+    """It will not run: its ingest has been told, or has said so itself."""
 
 
 @dataclass(slots=True)
-class Entry:
-    """A frame in a planned batch."""
-
-    job: Job
-    began_ns: int = 0
-    """When its decoding began, on the monotonic clock."""
-    decoded_ns: int = 0
-    decoded: Decoded | None = None
-    refusal: Answer | None = None
-    """Its answer, once it is known that it will not run."""
-    told: bool = False
-
-    def refuse(self, verdict: Verdict, message: str) -> None:
-        """It will not run, and this is why."""
-        self.refusal = self._answer(verdict, message)
-
-    def failed(self, message: str, engine: str, batch_size: int) -> Answer:
-        """The answer to a frame that was run, in vain."""
-        return replace(self._answer(Verdict.FAILED, message), engine=engine, batch_size=batch_size)
-
-    def answered(self, output: Output, run: Run, predicted_end_ns: int, postprocess_began_ns: int) -> Answer:
-        """The answer to a frame that was run and understood."""
-        now_ns, received_ns = time.monotonic_ns(), self.job.frame.received_ns
-        times = StageTimes(
-            receive_queue=self.began_ns - received_ns,
-            decode=self.decoded_ns - self.began_ns,
-            wait=run.started_ns - self.decoded_ns,
-            copy_in=run.times.copy_in_ns,
-            infer=run.times.infer_ns,
-            copy_out=run.times.copy_out_ns,
-            postprocess=now_ns - postprocess_began_ns,
-            predicted=predicted_end_ns - received_ns,
-        )
-        width, height = (self.decoded.width, self.decoded.height) if self.decoded else (self.job.width, self.job.height)
-        return Answer(Verdict.OK, "", output, width, height, times, run.size, run.engine, now_ns)
-
-    def _answer(self, verdict: Verdict, message: str) -> Answer:
-        job, now_ns = self.job, time.monotonic_ns()
-        began_ns = self.began_ns or now_ns
-        times = StageTimes(
-            receive_queue=began_ns - job.frame.received_ns, decode=(self.decoded_ns or now_ns) - began_ns
-        )
-        return Answer(verdict, message, None, job.width, job.height, times, ready_ns=now_ns)
-
-
-@dataclass(frozen=True, slots=True)
 class Batch:
     """Frames that were planned to run together."""
 
@@ -81,23 +32,42 @@ class Batch:
     ends_ns: int
     """Predicted end of its run, on the monotonic clock."""
     entries: tuple[Entry, ...]
+    _left: int = field(init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _decoded: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self._left = len(self.entries)
 
     def ready(self) -> list[Entry]:
         """Those that run, in the order of their rows."""
-        return [entry for entry in self.entries if entry.refusal is None]
+        return [entry for entry in self.entries if not entry.out]
 
-    def refusals(self) -> list[Answered]:
-        """Those that do not, each told once: what was answered before is not answered again."""
-        answers = []
-        for entry in self.entries:
-            if entry.refusal is not None and not entry.told:
-                entry.told = True
-                answers.append((entry.job, entry.refusal))
-        return answers
+    def decoded(self, entry: Entry, succeeded: bool) -> None:
+        """A frame's row is written, or never will be. Called once for each frame, from any thread."""
+        if not succeeded:
+            entry.out = True
+        with self._lock:
+            self._left -= 1
+            if not self._left:
+                self._decoded.set()
+
+    def wait_for_pixels(self) -> None:
+        """Block until no row is being written any more."""
+        self._decoded.wait()
+
+    def expire(self, now_ns: int, needed_ns: int) -> Iterator[tuple[Entry, Refused]]:
+        """Take out the frames that would be late if the batch began now."""
+        for entry in self.ready():
+            if now_ns + needed_ns > entry.deadline_ns:
+                entry.out = True
+                why = "its decoding, or the batch before it, took longer than predicted"
+                yield entry, Refused(entry.frame, Verdict.EXPIRED, why)
 
 
-def refused(refusal: Refusal[Job]) -> Answered:
-    """The answer to a frame that the scheduler does not start."""
-    job, now_ns = refusal.frame, time.monotonic_ns()
-    times = StageTimes(receive_queue=now_ns - job.frame.received_ns)
-    return job, Answer(refusal.verdict, refusal.message, None, job.width, job.height, times, ready_ns=now_ns)
+def by_ingest(entries: Iterable[Entry]) -> dict[IngestPort, list[Entry]]:
+    """The same frames, together with those of the same ingest."""
+    grouped: dict[IngestPort, list[Entry]] = {}
+    for entry in entries:
+        grouped.setdefault(entry.ingest, []).append(entry)
+    return grouped

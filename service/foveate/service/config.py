@@ -10,7 +10,7 @@ import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
@@ -21,6 +21,8 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from foveate.engines.build_options import Precision
+from foveate.engines.engine_choice import EngineWish
 from foveate.engines.errors import ConfigError
 
 __all__ = [
@@ -58,15 +60,25 @@ class EngineConfig(_Section):
     """How a pipeline's engine runs."""
 
     backend: str = "onnxruntime"
-    """`onnxruntime` runs on the CPU."""
+    """`onnxruntime` runs on the CPU, `tensorrt` and `tensorrt_rtx` on an NVIDIA GPU, `torch` on either."""
+    precision: Precision = "fp32"
+    """What it computes in. `onnxruntime` in fp32, and `torch` in fp32, fp16 and bf16, run a model as it is; all else
+    needs an engine made by `foveate build`."""
+    engine: str = ""
+    """Key of one built engine, or how it begins; backend and precision are its own. Default: the best that fits."""
     max_batch: Annotated[int, Field(ge=1, le=256)] = 8
-    """Most frames in one run. On a CPU larger batches gain little and cost latency."""
+    """Most frames in one run, or the built engine's limit if that is smaller. On a CPU larger batches gain little."""
     threads: Annotated[int, Field(ge=0)] = 0
     """Threads of one run; 0: all cores that this process may use. Fewer leave room for decoding."""
     slots: Annotated[int, Field(ge=2, le=8)] = 3
     """Batches in flight: one runs, the next is being decoded, the one before is being turned into answers."""
     profile_s: Annotated[float, Field(gt=0.0)] = 0.6
-    """Seconds spent measuring a new engine at its first start; the profile is kept in the model store."""
+    """Seconds spent measuring an engine at its first start here; `foveate profile` measures it for longer."""
+
+    @property
+    def wish(self) -> EngineWish:
+        """The part of it that decides which engine is opened."""
+        return EngineWish(self.backend, self.precision, self.max_batch, self.engine)
 
 
 class PipelineConfig(_Section):
@@ -78,6 +90,8 @@ class PipelineConfig(_Section):
     """Detections or classes below it are left out where a client names no threshold. Default: the model's."""
     max_detections: Annotated[int, Field(ge=1, le=1000)] | None = None
     """Most detections or classes per frame where a client names no number. Default: the model's."""
+    allow_random_weights: bool = False
+    """Whether a model that nobody trained is served, to measure how fast it runs: its answers mean nothing."""
     engine: EngineConfig = EngineConfig()
     """How its engine runs."""
 
@@ -103,6 +117,12 @@ class ServiceConfig(BaseSettings):
 
     listen: str = "127.0.0.1:50051"
     """HOST:PORT of the gRPC server; port 0 takes a free one, `unix:PATH` a socket. 0.0.0.0 opens it to the network."""
+    ingest_processes: Literal["auto"] | Annotated[int, Field(ge=0, le=64)] = "auto"
+    """Processes that receive and decode frames; 0: everything in one process. `auto`: 0 on up to 4 cores, else one for
+    every 4 cores. Several share a port; a `unix:` socket has one."""
+    devices: Literal["all"] | tuple[str, ...] = "all"
+    """Each gets an engine process with all pipelines: `all`, or names such as ["cuda:0", "cuda:1"] or ["cpu"]. With
+    everything in one process there is no choice."""
     pipelines: dict[str, PipelineConfig] = Field(default_factory=lambda: dict(DEFAULT_PIPELINES))
     """The pipelines by name. Naming any replaces the default ones."""
     default_pipeline: str = ""
@@ -111,6 +131,8 @@ class ServiceConfig(BaseSettings):
     """Whether the default pipeline's model is fetched at the start where the store lacks it."""
     model_store: Path | None = None
     """Folder of fetched and prepared models. Default: `foveate/models` in the user's cache directory."""
+    engine_store: Path | None = None
+    """Folder of built engines and of measured profiles. Default: `foveate/engines` in the user's cache directory."""
     default_budget_ms: Annotated[int, Field(ge=1)] = 250
     """Milliseconds from capture to answer for streams that name no budget."""
     decode_threads: Annotated[int, Field(ge=0)] = 0
@@ -121,6 +143,10 @@ class ServiceConfig(BaseSettings):
     """Seconds that a broken stream can be taken up again by its token."""
     shared_memory: bool = True
     """Whether clients on this host may hand over raw frames in files below /dev/shm named `foveate-*`."""
+    trace: Path | None = None
+    """File for a trace of single frames in Chrome's JSON format, which Perfetto shows; overwritten. Default: none."""
+    trace_sample: Annotated[int, Field(ge=1)] = 100
+    """Of so many answers one is traced; 1 traces all, which costs some hundred microseconds each."""
     limits: Limits = Limits()
     """What a client may ask for."""
 

@@ -13,13 +13,13 @@ from google.protobuf.message import DecodeError
 from foveate.engines.errors import FoveateError, ProtocolError, StreamTaken
 from foveate.proto import vision_pb2 as pb
 from foveate.service.convert import (
-    drain_message,
     frame_from_message,
+    notice_message,
     opened_message,
     options_from_open,
     result_message,
 )
-from foveate.service.frame import Answer, Frame, Verdict
+from foveate.service.frame import Answer, Frame
 from foveate.service.reception import OpenedStream, Reception
 
 __all__ = ["Connection", "Context"]
@@ -56,7 +56,8 @@ class Connection:
         opened.stream.attach(self._wake.set)
         reader = asyncio.create_task(self._read(opened))
         try:
-            await self._context.write(pb.StreamReply(opened=opened_message(opened, self._advised_fps(opened))))
+            message = opened_message(opened.stream, opened.pipeline, self._advised_fps(opened))
+            await self._context.write(pb.StreamReply(opened=message))
             await self._write(opened)
         finally:
             reader.cancel()
@@ -86,7 +87,7 @@ class Connection:
             raise ProtocolError(f"the first message of a stream must be `open`, got {came}: send OpenStream first")
         wanted, config = first.open, self._reception.config
         pipeline = self._reception.pipelines.get(wanted.pipeline)
-        return self._reception.open(
+        return await self._reception.open(
             pipeline,
             options_from_open(wanted, pipeline, config.default_budget_ms, config.limits),
             stream_id=wanted.stream_id,
@@ -95,9 +96,7 @@ class Connection:
         )
 
     def _disconnect(self) -> None:
-        """Its client has come back over another connection: let go of all that this one still holds."""
-        if self._opened is not None:
-            self._reception.abandon(self._opened)
+        """Its client has come back over another connection."""
         self.fail(StreamTaken("the stream was taken up again over another connection"))
 
     async def _read(self, opened: OpenedStream) -> None:
@@ -125,7 +124,7 @@ class Connection:
         while True:
             self._wake.clear()  # before looking: what comes while a write is under way must wake it again
             while stream.notices:
-                await self._context.write(pb.StreamReply(notice=drain_message(stream.notices.popleft())))
+                await self._context.write(pb.StreamReply(notice=notice_message(stream.notices.popleft())))
             caught_up = True  # with its client; answers behind the first may wait for it, which is not our delay
             while (taken := stream.next_answer()) is not None:
                 await self._context.write(self._result(opened, *taken, caught_up=caught_up))
@@ -138,10 +137,15 @@ class Connection:
             await self._wake.wait()
 
     def _result(self, opened: OpenedStream, frame: Frame, answer: Answer, *, caught_up: bool) -> pb.StreamReply:
-        if answer.verdict is Verdict.OK and caught_up:
-            opened.pipeline.lane.observe_reply(answer.times.postprocess + answer.times.reply_queue)
+        if self._reception.trace is not None:
+            self._reception.trace.add(opened.stream.stream_id, frame, answer)
+        if answer.run is not None and caught_up:
+            took_ns = frame.received_ns + answer.times.total - answer.run.ended_ns
+            opened.station.device.observe_reply(opened.stream.number, took_ns)
         labels = opened.pipeline.model.labels
         return pb.StreamReply(result=result_message(frame, answer, labels, self._advised_fps(opened)))
 
     def _advised_fps(self, opened: OpenedStream) -> float:
-        return self._reception.advised_fps(opened)
+        advised_fps = opened.station.device.advised_fps(opened.stream.number)
+        opened.stream.tell_rate(advised_fps, time.monotonic_ns())
+        return advised_fps

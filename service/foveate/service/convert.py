@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-import time
 from collections.abc import Sequence
 
 from foveate.engines.contract import EngineInfo
 from foveate.engines.errors import LimitExceeded, ProtocolError, UnsupportedFormat
 from foveate.models.outputs import Classes, DecodeOptions, Detections, Embedding
 from foveate.proto import vision_pb2 as pb
+from foveate.service.boundary import LaneStatus
 from foveate.service.config import Limits
 from foveate.service.frame import (
     Answer,
@@ -25,15 +25,15 @@ from foveate.service.frame import (
 )
 from foveate.service.ledger import Ledger
 from foveate.service.pipeline import Pipeline, Unavailable
-from foveate.service.reception import OpenedStream
-from foveate.service.stream import CameraStream, DrainNotice
+from foveate.service.stream import CameraStream, DrainNotice, RateNotice
+from foveate.service.whole_service import StreamStatus
 
 __all__ = [
-    "drain_message",
     "engine_message",
     "engine_status_message",
     "frame_from_message",
     "ledger_message",
+    "notice_message",
     "opened_message",
     "options_from_infer",
     "options_from_open",
@@ -136,15 +136,14 @@ def result_message(frame: Frame, answer: Answer, labels: Sequence[str], advised_
     return message
 
 
-def opened_message(opened: OpenedStream, advised_fps: float) -> pb.StreamOpened:
+def opened_message(stream: CameraStream, pipeline: Pipeline, advised_fps: float) -> pb.StreamOpened:
     """What a stream is told when it has been opened."""
-    stream, pipeline = opened.stream, opened.pipeline
     return pb.StreamOpened(
         stream_id=stream.stream_id,
         grant=_GRANTS[stream.grant],
         advised_fps=advised_fps,
         window=stream.window,
-        smallest_budget_ms=pipeline.lane.latency.smallest_budget_ns / _MS,
+        smallest_budget_ms=stream.smallest_budget_ns / _MS,
         engine=engine_message(pipeline.engine),
         labels=pipeline.model.labels,
         input_width=pipeline.model.manifest.input.width_px,
@@ -154,11 +153,14 @@ def opened_message(opened: OpenedStream, advised_fps: float) -> pb.StreamOpened:
     )
 
 
-def drain_message(notice: DrainNotice) -> pb.Notice:
+def notice_message(notice: DrainNotice | RateNotice) -> pb.Notice:
+    """What a stream is told between its answers."""
+    if isinstance(notice, RateNotice):
+        return pb.Notice(kind=pb.Notice.KIND_ADVISED_RATE, advised_fps=notice.advised_fps)
     return pb.Notice(kind=pb.Notice.KIND_DRAIN, grace_ms=notice.grace_ms)
 
 
-def pipeline_message(pipeline: Pipeline | Unavailable, is_default: bool) -> pb.Pipeline:
+def pipeline_message(pipeline: Pipeline | Unavailable, is_default: bool, smallest_budget_ns: int = 0) -> pb.Pipeline:
     """A configured pipeline, served or not."""
     if isinstance(pipeline, Unavailable):
         return pb.Pipeline(
@@ -179,7 +181,7 @@ def pipeline_message(pipeline: Pipeline | Unavailable, is_default: bool) -> pb.P
         labels=pipeline.model.labels,
         input_width=manifest.input.width_px,
         input_height=manifest.input.height_px,
-        smallest_budget_ms=pipeline.lane.latency.smallest_budget_ns / _MS,
+        smallest_budget_ms=smallest_budget_ns / _MS,
         licence=manifest.licence,
     )
 
@@ -188,35 +190,31 @@ def engine_message(info: EngineInfo) -> pb.EngineDescription:
     return pb.EngineDescription(name=info.name, backend=info.backend, precision=info.precision, device=info.device)
 
 
-def engine_status_message(pipeline: Pipeline) -> pb.EngineStatus:
-    """How a pipeline's engine stands now."""
-    latency, statistics = pipeline.lane.latency, pipeline.lane.statistics()
+def engine_status_message(lane: LaneStatus) -> pb.EngineStatus:
+    """How a pipeline's engine stands."""
     return pb.EngineStatus(
-        pipeline=pipeline.name,
-        engine=engine_message(pipeline.engine),
-        profile=[
-            pb.ProfilePoint(batch=batch, latency_ms=latency.latency_ns(batch) / _MS)
-            for batch in latency.profile.buckets
-        ],
-        busy_share=statistics.busy_share,
-        margin_ms=latency.margin_ns / _MS,
-        waiting=statistics.waiting,
-        batches=statistics.batches,
-        frames=statistics.frames,
-        batch_cap=statistics.batch_cap,
+        pipeline=lane.pipeline,
+        engine=engine_message(lane.engine),
+        profile=[pb.ProfilePoint(batch=batch, latency_ms=latency_ns / _MS) for batch, latency_ns in lane.profile],
+        busy_share=lane.busy_share,
+        margin_ms=lane.margin_ns / _MS,
+        waiting=lane.waiting,
+        batches=lane.batches,
+        frames=lane.frames,
+        batch_cap=lane.batch_cap,
     )
 
 
-def stream_status_message(stream: CameraStream, advised_fps: float) -> pb.StreamStatus:
-    """How a stream stands now."""
+def stream_status_message(stream: StreamStatus) -> pb.StreamStatus:
+    """How a stream stands."""
     return pb.StreamStatus(
         stream_id=stream.stream_id,
-        pipeline=stream.options.pipeline,
+        pipeline=stream.pipeline,
         grant=_GRANTS[stream.grant],
-        budget_ms=stream.options.budget_ns // _MS,
-        priority=stream.options.priority,
-        advised_fps=advised_fps,
-        open_s=(time.monotonic_ns() - stream.opened_ns) / 1e9,
+        budget_ms=stream.budget_ns // _MS,
+        priority=stream.priority,
+        advised_fps=stream.advised_fps,
+        open_s=stream.open_s,
         ledger=ledger_message(stream.ledger),
     )
 

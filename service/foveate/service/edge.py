@@ -72,21 +72,25 @@ class VisionEdge(pb_grpc.VisionServicer):
     ) -> pb.ListPipelinesReply:
         """What this server serves, and what it is configured to and cannot."""
         pipelines = self._reception.pipelines
+        status = await self._reception.service.status()
+        smallest_ns = {lane.pipeline: lane.smallest_budget_ns for lane in status.lanes}
         return pb.ListPipelinesReply(
-            pipelines=[pipeline_message(each, each.name == pipelines.default) for each in pipelines.all.values()]
+            pipelines=[
+                pipeline_message(each, each.name == pipelines.default, smallest_ns.get(each.name, 0))
+                for each in pipelines.all.values()
+            ]
         )
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusReply:  # noqa: N802
         """Engines, streams, ledger and load, now."""
-        reception = self._reception
-        opened = [OpenedStream(s, reception.pipelines.get(s.options.pipeline)) for s in reception.streams]
+        status = await self._reception.service.status()
         return pb.GetStatusReply(
             version=_version(),
             uptime_s=(time.monotonic_ns() - self._started_ns) / 1e9,
-            draining=reception.draining,
-            engines=[engine_status_message(pipeline) for pipeline in reception.pipelines.ready],
-            streams=[stream_status_message(each.stream, reception.advised_fps(each)) for each in opened],
-            ledger=ledger_message(reception.ledger()),
+            draining=self._reception.draining,
+            engines=[engine_status_message(lane) for lane in status.lanes],
+            streams=[stream_status_message(stream) for stream in status.streams],
+            ledger=ledger_message(status.ledger),
         )
 
     async def drained(self, timeout_s: float) -> None:
@@ -119,6 +123,8 @@ class VisionEdge(pb_grpc.VisionServicer):
             self._left.set()
         if taken is None:
             raise AssertionError("woken without an answer")
+        if self._reception.trace is not None:
+            self._reception.trace.add("of single pictures", *taken)
         return result_message(*taken, opened.pipeline.model.labels, 0.0)
 
 

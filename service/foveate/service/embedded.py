@@ -88,7 +88,7 @@ def _stop_with_parent() -> None:
 
 
 async def _run(config: ServiceConfig) -> None:
-    from foveate.service.server import serve  # here, so that importing this module stays light
+    from foveate.service.serve import serve  # here, so that importing this module stays light
 
     await serve(config, lambda address, _: print(json.dumps({"address": address}), flush=True))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from foveate.models.outputs import DecodeOptions, Output
 
@@ -13,6 +14,7 @@ __all__ = [
     "Frame",
     "Grant",
     "PixelFormat",
+    "Ran",
     "SharedMemoryRef",
     "StageTimes",
     "StreamOptions",
@@ -121,6 +123,24 @@ class StageTimes:
     predicted: int = 0
 
 
+class Ran(NamedTuple):
+    """One run of an engine, as the frames in it have to know of it. Units: nanoseconds on the host's clock."""
+
+    size: int
+    started_ns: int
+    ended_ns: int
+    copy_in_ns: int
+    infer_ns: int
+    copy_out_ns: int
+    predicted_end_ns: int
+    """As it was foreseen when the batch was planned."""
+    batch: int
+    """The lane's number for it."""
+    slot: int
+    pid: int
+    """The process that it ran in."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """The one answer to a frame."""
@@ -135,6 +155,8 @@ class Answer:
     engine: str = ""
     ready_ns: int = 0
     """When the answer came to be; the time until it is handed to gRPC is its `reply_queue`."""
+    run: Ran | None = None
+    """The run that it comes from."""
 
     def handed_over(self, received_ns: int, now_ns: int) -> Answer:
         """This answer with its last two times filled in, at the moment when gRPC takes it."""

@@ -55,7 +55,7 @@ class DecodeCost:
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One frame between its receipt and its answer. Owned by its stream; a lane borrows it."""
+    """One frame between its receipt and its answer. Owned by its stream; an ingest borrows it."""
 
     stream: CameraStream
     frame: Frame
@@ -67,6 +67,11 @@ class Job:
     answer: Answer | None = None
     cancelled: bool = False
     """Its client is gone: it will not be answered."""
+
+    @property
+    def over(self) -> bool:
+        """Whether it is answered, or will not be."""
+        return self.answer is not None or self.cancelled
 
     @property
     def held_bytes(self) -> int:

@@ -1,31 +1,16 @@
-"""A pipeline: the model, engine and lane behind a name that streams ask for."""
+"""A pipeline: the model and engine behind a name that streams ask for."""
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import os
-import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from foveate.engines.contract import Engine, EngineInfo, Slot
-from foveate.engines.errors import ConfigError, EngineError, FoveateError, NoSuchPipeline, ProtocolError
-from foveate.engines.profile import LatencyProfile, batch_buckets, measure_profile
-from foveate.engines.registry import engine_class
+from foveate.engines.contract import EngineInfo
+from foveate.engines.errors import ConfigError, NoSuchPipeline, ProtocolError
 from foveate.models.outputs import DecodeOptions
-from foveate.models.package import PreparedModel, load_package, prepare
-from foveate.models.store import ModelStore
-from foveate.service.batch import Answered
-from foveate.service.config import EngineConfig, PipelineConfig, ServiceConfig
-from foveate.service.lane import Lane
-from foveate.service.prediction import LatencyModel
+from foveate.models.package import PreparedModel
 
-__all__ = ["OnAnswers", "Pipeline", "PipelineSet", "Unavailable", "open_pipeline", "open_pipelines"]
-
-_log = logging.getLogger(__name__)
-
-OnAnswers = Callable[[Sequence[Answered]], None]
+__all__ = ["Pipeline", "PipelineSet", "Unavailable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +25,19 @@ class Unavailable:
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """A model that is served under a name."""
+    """A model that is served under a name. It may be sent to another process."""
 
     name: str
     model: PreparedModel
     engine: EngineInfo
-    lane: Lane
     default_view: DecodeOptions
+    slots: int
+    """Batches in flight."""
+
+    @property
+    def engine_name(self) -> str:
+        """The engine as answers name it."""
+        return f"{self.engine.name}/{self.engine.backend}/{self.engine.precision}/{self.engine.device}"
 
     def class_ids(self, labels: Sequence[str]) -> frozenset[int]:
         """The class indices of some labels. Raises: ProtocolError for a label that the model does not have."""
@@ -81,100 +72,3 @@ class PipelineSet:
         if isinstance(found, Unavailable):
             raise ConfigError(f"pipeline {found.name!r} is not served: {found.reason}")
         return found
-
-    def close(self) -> None:
-        """Answer what waits in every lane, and release the engines."""
-        for pipeline in self.ready:
-            pipeline.lane.close()
-
-
-def open_pipelines(config: ServiceConfig, on_answers: OnAnswers) -> PipelineSet:
-    """Load every configured pipeline. Only the default one is fetched; the others wait to be.
-
-    Raises: FoveateError if the default pipeline cannot be served.
-    """
-    store = ModelStore(config.model_store)
-    default = config.default_pipeline_name
-    opened: dict[str, Pipeline | Unavailable] = {}
-    try:
-        for name, wanted in config.pipelines.items():
-            fetch = config.fetch and name == default
-            try:
-                model = prepare(load_package(wanted.model), store, fetch=fetch)
-                opened[name] = _open(name, wanted, config, model, store, on_answers)
-            except FoveateError as error:
-                if name == default:
-                    raise
-                _log.info("pipeline %s is not served: %s", name, error)
-                opened[name] = Unavailable(name, wanted.model, str(error))
-    except BaseException:
-        PipelineSet(opened, default).close()
-        raise
-    return PipelineSet(opened, default)
-
-
-def open_pipeline(
-    name: str,
-    model: PreparedModel,
-    engine: Engine,
-    profile: LatencyProfile,
-    on_answers: OnAnswers,
-    *,
-    wanted: PipelineConfig,
-    decoders: int = 0,
-) -> Pipeline:
-    """Serve a model on a loaded engine of which the profile is known."""
-    manifest = model.manifest
-    view = DecodeOptions(
-        manifest.min_score if wanted.min_score is None else wanted.min_score,
-        wanted.max_detections or manifest.max_detections,
-    )
-    lane = Lane(engine, model, LatencyModel(profile), on_answers, slots=wanted.engine.slots, decoders=decoders)
-    return Pipeline(name, model, engine.info, lane, view)
-
-
-def _open(
-    name: str,
-    wanted: PipelineConfig,
-    config: ServiceConfig,
-    model: PreparedModel,
-    store: ModelStore,
-    on_answers: OnAnswers,
-) -> Pipeline:
-    settings = wanted.engine
-    engine = engine_class(settings.backend).from_file(
-        model.onnx_path, name=model.manifest.name, max_batch=settings.max_batch, threads=settings.threads or None
-    )
-    try:
-        engine.load()
-        profile = _warm_profile(engine, settings, model, store)
-        return open_pipeline(name, model, engine, profile, on_answers, wanted=wanted, decoders=config.decode_threads)
-    except BaseException:
-        engine.close()
-        raise
-
-
-def _warm_profile(engine: Engine, settings: EngineConfig, model: PreparedModel, store: ModelStore) -> LatencyProfile:
-    """The engine's profile, after each batch size has run: the first run of a shape allocates."""
-    slot = engine.new_slot()
-    for batch in batch_buckets(engine.info.max_batch):
-        engine.run(slot, batch)
-    return _profile(engine, slot, settings, model, store)
-
-
-def _profile(
-    engine: Engine, slot: Slot, settings: EngineConfig, model: PreparedModel, store: ModelStore
-) -> LatencyProfile:
-    """The engine's profile as it was measured on this machine before, or measured now and kept."""
-    info = engine.info
-    threads = settings.threads or len(os.sched_getaffinity(0))
-    made_of = (model.key, info.backend, info.backend_version, info.precision, info.device, info.max_batch, threads)
-    key = hashlib.sha256(repr((*made_of, platform.node())).encode()).hexdigest()
-    try:
-        if kept := store.read_profile(key):
-            return LatencyProfile.from_json(kept)
-    except EngineError as error:
-        _log.warning("the kept profile of %s is not usable and is measured again: %s", info.name, error)
-    profile = measure_profile(engine, slot=slot, time_limit_s=settings.profile_s)
-    store.write_profile(key, profile.to_json())
-    return profile

@@ -6,17 +6,24 @@ so a recorded trace replays to the same decisions. A frame enters by `arrive` an
 
 Time of a batch of b frames planned now: it starts at ``t0 = max(now + preparing it, engine free)`` and ends at
 ``t0 + l(b)``; a frame fits when its deadline is at least ``t0 + l(b) + margin``.
+
+Frames rank by (class, guarantee, virtual time, deadline): the first of all is the *leader*.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
+from foveate.service.arbiter import Bid
+from foveate.service.batch_cap import StreamBudgets, batch_cap
 from foveate.service.frame import Verdict
 from foveate.service.prediction import LatencyModel
+from foveate.service.waiting_room import Standing, StreamShare, Waiting, WaitingRoom
 
 __all__ = ["Plan", "Refusal", "Scheduler", "StreamShare", "Waiting"]
 
@@ -24,33 +31,8 @@ F = TypeVar("F")
 
 _LAGS_BY_SERVICES = 3
 """A leader whose stream is behind the others by more than this many services is not left out of a batch again."""
-_BUDGETS_REMEMBERED = 128
-_TIGHT_SHARE = 0.1
 _PLANNING_SLACK_NS = 500_000
 """How long before the last moment the next batch is planned: the planning itself and the thread's wake-up."""
-
-
-@dataclass(slots=True)
-class StreamShare:
-    """One stream's standing with the scheduler."""
-
-    priority: int = 0
-    weight: float = 1.0
-    queue_depth: int | None = None
-    """Frames that may wait; None: only the newest (LATEST)."""
-    virtual_ns: float = 0.0
-    """Engine time received so far, over the weight: the stream with the least is served first."""
-
-
-@dataclass(slots=True, eq=False)
-class Waiting(Generic[F]):
-    """A frame that waits, with all that the scheduler needs to know of it. Units: monotonic nanoseconds."""
-
-    frame: F
-    share: StreamShare
-    deadline_ns: int
-    prepare_ns: int = 0
-    """Predicted time to decode it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,59 +63,49 @@ class Plan(Generic[F]):
 class Scheduler(Generic[F]):
     """The waiting frames of one engine, over all its streams.
 
-    `decoders` is how many frames are prepared side by side.
+    `decoders` is how many frames are prepared side by side. `hold_ns` is how long a batch that is not full may wait
+    for more frames, as far as their deadlines allow; it saves power or leaves a shared device to others, and gains
+    nothing where the engine is one's own.
     """
 
     latency: LatencyModel
     max_batch: int
     decoders: int = 1
-    _waiting: dict[int, deque[Waiting[F]]] = field(default_factory=dict)
-    _budgets_ns: deque[int] = field(default_factory=lambda: deque(maxlen=_BUDGETS_REMEMBERED))
+    hold_ns: int = 0
+    _room: WaitingRoom[F] = field(default_factory=WaitingRoom)
+    _budgets: StreamBudgets = field(default_factory=StreamBudgets)
     _virtual_now_ns: dict[int, float] = field(default_factory=dict)
-    """By class: the virtual time up to which its streams have been served."""
+    """By class: the least virtual time of the streams that wait; a stream that comes back starts from there."""
 
     def __len__(self) -> int:
-        return sum(len(queue) for queue in self._waiting.values())
+        return len(self._room)
 
     @property
     def batch_cap(self) -> int:
-        """The largest batch worth forming now.
-
-        Source: min(engine max, ceil(9 beta / alpha), the largest b with 2 l(b) + margin within the tightest
-        tenth of the budgets left on arrival). Without the second term an uncapped batch starves tight budgets.
-        """
-        cap = min(self.max_batch, self.latency.fill_cap)
-        if self._budgets_ns:
-            ranked = sorted(self._budgets_ns)
-            tight_ns = ranked[int(_TIGHT_SHARE * (len(ranked) - 1))]
-            while cap > 1 and 2 * self.latency.latency_ns(cap) + self.latency.margin_ns > tight_ns:
-                cap -= 1
-        return cap
+        """The largest batch worth forming now."""
+        return batch_cap(self.latency, self.max_batch, self._budgets.tight_ns)
 
     def arrive(self, waiting: Waiting[F], now_ns: int, engine_free_ns: int) -> list[Refusal[F]]:
         """Take a frame in. The answer may refuse it, or the older frame that it replaces."""
-        share = waiting.share
-        self.latency.relax(now_ns)
-        needed_ns = self._needed_ns()
-        if _short_by_ns(waiting, now_ns, needed_ns) <= 0:  # one that no engine could keep asks for no smaller batch
-            self._budgets_ns.append(waiting.deadline_ns - now_ns)
-        short_ns = _short_by_ns(waiting, now_ns, needed_ns, engine_free_ns)
+        share, latency = waiting.share, self.latency
+        latency.relax(now_ns)
+        left_ns = waiting.deadline_ns - now_ns
+        if left_ns >= latency.smallest_budget_ns:  # below it there is no batch size at which it could be counted on
+            self._budgets.note(share, left_ns, now_ns)
+        starts_ns = max(now_ns + waiting.prepare_ns, engine_free_ns)
+        short_ns = starts_ns + self._needed_ns() - waiting.deadline_ns
         if short_ns > 0:
             return [Refusal(waiting.frame, Verdict.INFEASIBLE, self._too_late(waiting, short_ns, "on arrival"))]
-        queue = self._waiting.get(id(share))
-        if not queue:
-            served_ns = self._virtual_now_ns.get(share.priority, 0.0)
-            share.virtual_ns = max(share.virtual_ns, served_ns)  # idling earns no credit
-            self._waiting[id(share)] = deque([waiting])
-            return []
-        if share.queue_depth is None:
-            replaced = queue.popleft()
-            queue.append(waiting)
+        there = self._room.count(share)
+        if there and share.queue_depth is None:
+            replaced = self._room.replace(waiting, now_ns)
             return [Refusal(replaced.frame, Verdict.SUPERSEDED, "a newer frame of the stream replaced it")]
-        if len(queue) >= share.queue_depth:
-            message = f"{len(queue)} frames of the stream wait already, its queue holds {share.queue_depth}"
+        if share.queue_depth is not None and there >= share.queue_depth:
+            message = f"{there} frames of the stream wait already, its queue holds {share.queue_depth}"
             return [Refusal(waiting.frame, Verdict.REJECTED, message + ": send slower, or open it with LATEST")]
-        queue.append(waiting)
+        if not there:  # idling earns no credit
+            share.virtual_ns = max(share.virtual_ns, self._virtual_now_ns.get(share.priority, 0.0))
+        self._room.add(waiting, now_ns)
         return []
 
     def plan(self, now_ns: int, engine_free_ns: int) -> Plan[F]:
@@ -143,45 +115,58 @@ class Scheduler(Generic[F]):
         and as many of them as have come.
         """
         refused = tuple(self._drop_late(now_ns, engine_free_ns))
-        if not self._waiting:
+        if not len(self):
             return Plan((), refused)
-        plan_at_ns = engine_free_ns - self._lead_ns()
+        cap = self.batch_cap
+        plan_at_ns = engine_free_ns - self._prepare_ns(self._room.costliest_ns(cap)) - _PLANNING_SLACK_NS
         if now_ns < plan_at_ns:
             return Plan((), refused, wake_at_ns=plan_at_ns)
-        chosen = self._form(now_ns, engine_free_ns)
-        latency_ns = self.latency.latency_ns(len(chosen))
-        self._charge(chosen, latency_ns / len(chosen))
-        starts_ns = self._starts_ns([w.prepare_ns for w in chosen], now_ns, engine_free_ns)
-        return Plan(tuple(w.frame for w in chosen), refused, starts_ns, starts_ns + latency_ns)
+        standing = self._room.standing(now_ns, self._service_ns(cap))
+        places = self._form(standing, cap, now_ns, engine_free_ns)
+        held_until_ns = self._held_until_ns(standing, places, cap)
+        if held_until_ns is not None and now_ns < held_until_ns:
+            return Plan((), refused, wake_at_ns=held_until_ns)
+        self._advance(standing, places)
+        return self._start(places, refused, now_ns, engine_free_ns)
 
     def expire(self, now_ns: int, engine_free_ns: int) -> list[Refusal[F]]:
         """Take out the frames that have come to be predicted late, for when nothing can be planned."""
-        return list(self._drop_late(now_ns, engine_free_ns))
+        return self._drop_late(now_ns, engine_free_ns)
 
     def next_expiry_ns(self) -> int | None:
         """When the first of the waiting frames can no longer make it, even on an idle engine; None: none waits."""
-        needed_ns = self._needed_ns()
-        latest_starts = (waiting.deadline_ns - waiting.prepare_ns - needed_ns for waiting in self._all())
-        return min(latest_starts, default=None)
+        start_by_ns = self._room.earliest_start_by_ns()
+        return None if start_by_ns is None else start_by_ns - self._needed_ns()
+
+    def bid(self, now_ns: int, engine_free_ns: int) -> Bid | None:
+        """What the waiting frames ask of a device that lanes share; None: none waits."""
+        tightest = self._room.tightest(now_ns, engine_free_ns)
+        return None if tightest is None else Bid(tightest[0], tightest[1] - self._needed_ns())
 
     def withdraw(self, share: StreamShare) -> list[F]:
         """Take all frames of a stream back out: its client is gone."""
-        return [waiting.frame for waiting in self._waiting.pop(id(share), ())]
+        return [waiting.frame for waiting in self._room.take(self._room.of(share))]
 
-    def _all(self) -> Iterator[Waiting[F]]:
-        for queue in self._waiting.values():
-            yield from queue
-
-    def _starts_ns(self, costs_ns: Sequence[int], now_ns: int, engine_free_ns: int) -> int:
-        """When a batch can start whose frames take `costs_ns` to decode."""
-        return max(now_ns + self._prepare_ns(costs_ns), engine_free_ns)
-
-    def _prepare_ns(self, costs_ns: Sequence[int]) -> int:
-        return max(max(costs_ns), sum(costs_ns) // self.decoders)
+    def _drop_late(self, now_ns: int, engine_free_ns: int) -> list[Refusal[F]]:
+        needed_ns = self._needed_ns()
+        late = self._room.late(now_ns, engine_free_ns, needed_ns)
+        refused = []
+        for waiting in self._room.take(late) if len(late) else ():
+            short_ns = max(now_ns + waiting.prepare_ns, engine_free_ns) + needed_ns - waiting.deadline_ns
+            message = self._too_late(waiting, short_ns, "while it waited")
+            refused.append(Refusal(waiting.frame, Verdict.EXPIRED, message))
+        return refused
 
     def _needed_ns(self) -> int:
         """What a frame that runs alone must have left before its deadline when its run starts."""
         return self.latency.latency_ns(1) + self.latency.margin_ns
+
+    def _service_ns(self, cap: int) -> float:
+        """What one frame of a full batch is charged."""
+        return self.latency.latency_ns(cap) / cap
+
+    def _prepare_ns(self, costs_ns: Sequence[int]) -> int:
+        return max(max(costs_ns), sum(costs_ns) // self.decoders)
 
     def _too_late(self, waiting: Waiting[F], short_ns: int, when: str) -> str:
         return (
@@ -189,92 +174,74 @@ class Scheduler(Generic[F]):
             f"a run {self.latency.latency_ns(1) / 1e6:.1f} ms, and {self.latency.margin_ns / 1e6:.1f} ms are kept free"
         )
 
-    def _drop_late(self, now_ns: int, engine_free_ns: int) -> Iterator[Refusal[F]]:
-        needed_ns = self._needed_ns()
-        for key, queue in list(self._waiting.items()):
-            for waiting in list(queue):
-                short_ns = _short_by_ns(waiting, now_ns, needed_ns, engine_free_ns)
-                if short_ns > 0:
-                    queue.remove(waiting)
-                    yield Refusal(waiting.frame, Verdict.EXPIRED, self._too_late(waiting, short_ns, "while it waited"))
-            if not queue:
-                del self._waiting[key]
+    def _form(self, standing: Standing, cap: int, now_ns: int, engine_free_ns: int) -> NDArray[np.int64]:
+        """The places of the next batch: the largest that its own frames have the time for.
 
-    def _lead_ns(self) -> int:
-        """How long before the engine is free the next batch must be planned to be prepared in time."""
-        costs = sorted((waiting.prepare_ns for waiting in self._all()), reverse=True)[: self.batch_cap]
-        return self._prepare_ns(costs) + _PLANNING_SLACK_NS
-
-    def _form(self, now_ns: int, engine_free_ns: int) -> list[Waiting[F]]:
-        """Take the batch out of the waiting frames: the largest that its own frames have the time for."""
-        ranked = self._ranked()
+        It may leave out the leader, where that one's deadline calls for a smaller batch, only for frames of the
+        leader's own class and guarantee, and only while the leader's stream is not far behind.
+        """
+        ranked = standing.ranked()
         leader = ranked[0]
-        keep_leader = self._lag_ns(leader) > _LAGS_BY_SERVICES * self.latency.latency_ns(1)
-        costs_ns = sorted((waiting.prepare_ns for waiting in ranked), reverse=True)
-        for size in range(min(self.batch_cap, len(ranked)), 1, -1):
-            starts_ns = self._starts_ns(costs_ns[:size], now_ns, engine_free_ns)
-            batch = _fitting(ranked, size, starts_ns + self.latency.latency_ns(size) + self.latency.margin_ns)
-            if len(batch) == size and (not keep_leader or leader in batch):
-                break
-        else:
-            batch = [leader]
+        sizes = np.arange(1, min(cap, len(ranked)) + 1)
+        costs_ns = np.sort(standing.prepare_ns)[::-1][: len(sizes)]
+        prepared_ns = now_ns + np.maximum(costs_ns[0], np.cumsum(costs_ns) // self.decoders)
+        starts_ns = np.maximum(prepared_ns, engine_free_ns)
+        fit_ns = starts_ns + self.latency.latencies_ns[: len(sizes)] + self.latency.margin_ns
+        possible = _fitting(standing.fits_until_ns, fit_ns) >= sizes
+        if standing.fits_until_ns[leader] < fit_ns[-1]:
+            with_leader = standing.fits_until_ns[leader] >= fit_ns
+            peers = standing.fits_until_ns[standing.band == standing.band[leader]]
+            near = self._lag_ns(standing, leader) <= _LAGS_BY_SERVICES * self.latency.latency_ns(1)
+            possible &= with_leader | (near & (_fitting(peers, fit_ns) >= sizes))
+        largest = int(np.flatnonzero(possible)[-1]) if possible.any() else 0
+        if largest == 0:
+            return ranked[:1]
+        fitting: NDArray[np.int64] = ranked[standing.fits_until_ns[ranked] >= fit_ns[largest]]
+        return fitting[: largest + 1]
+
+    def _lag_ns(self, standing: Standing, leader: np.int64) -> float:
+        """How far the leader's stream is behind the other waiting streams of its class, in engine time.
+
+        Measured from their mean by weight: one stream of little weight is far ahead after each of its services.
+        """
+        peers = (standing.band // 2 == standing.band[leader] // 2) & (standing.ahead == 0)
+        weight = standing.weight[peers]
+        others = float(weight.sum()) - float(standing.weight[leader])
+        if others <= 0:
+            return 0.0
+        behind_ns = float(weight @ (standing.virtual_ns[peers] - standing.virtual_ns[leader])) / others
+        return behind_ns * float(standing.weight[leader])
+
+    def _held_until_ns(self, standing: Standing, places: NDArray[np.int64], cap: int) -> int | None:
+        """Until when a batch waits to be filled; None: it does not."""
+        if not self.hold_ns or len(places) >= cap:
+            return None
+        larger_ns = self.latency.latency_ns(len(places) + 1) + self.latency.margin_ns
+        costs_ns = standing.prepare_ns[places].tolist()
+        last_start_ns = int(standing.fits_until_ns[places].min()) - larger_ns - self._prepare_ns(costs_ns)
+        return min(int(standing.arrived_ns[places].min()) + self.hold_ns, last_start_ns)
+
+    def _advance(self, standing: Standing, places: NDArray[np.int64]) -> None:
+        """Let virtual time go on in the classes that are served."""
+        priority = standing.band // 2
+        for served in set(priority[places].tolist()):
+            least_ns = float(standing.virtual_ns[priority == served].min())
+            self._virtual_now_ns[served] = max(least_ns, self._virtual_now_ns.get(served, 0.0))
+
+    def _start(
+        self, places: NDArray[np.int64], refused: tuple[Refusal[F], ...], now_ns: int, engine_free_ns: int
+    ) -> Plan[F]:
+        batch = self._room.take(places)
+        latency_ns = self.latency.latency_ns(len(batch))
+        cost_ns = latency_ns / len(batch)
         for waiting in batch:
-            self._remove(waiting)
-        return batch
-
-    def _ranked(self) -> list[Waiting[F]]:
-        """All waiting frames by (class, virtual time, deadline); those of one stream in their own order."""
-        keyed: list[tuple[int, float, int, Waiting[F]]] = []
-        for queue in self._waiting.values():
-            latest_ns = 0
-            for waiting in queue:
-                latest_ns = max(latest_ns, waiting.deadline_ns)
-                keyed.append((waiting.share.priority, waiting.share.virtual_ns, latest_ns, waiting))
-        keyed.sort(key=_rank)
-        return [waiting for *_, waiting in keyed]
-
-    def _lag_ns(self, leader: Waiting[F]) -> float:
-        """How far the leader's stream is behind the furthest waiting stream of its class, in engine time."""
-        shares = (queue[0].share for queue in self._waiting.values())
-        ahead = (share.virtual_ns for share in shares if share.priority == leader.share.priority)
-        return max(ahead) - leader.share.virtual_ns
-
-    def _charge(self, batch: list[Waiting[F]], cost_ns: float) -> None:
-        behind_ns: dict[int, float] = {}
-        for share in (waiting.share for waiting in batch):
-            behind_ns[share.priority] = min(share.virtual_ns, behind_ns.get(share.priority, share.virtual_ns))
-        for priority, virtual_ns in behind_ns.items():
-            self._virtual_now_ns[priority] = max(virtual_ns, self._virtual_now_ns.get(priority, 0.0))
-        for waiting in batch:
-            waiting.share.virtual_ns += cost_ns / waiting.share.weight
-
-    def _remove(self, waiting: Waiting[F]) -> None:
-        key = id(waiting.share)
-        queue = self._waiting[key]
-        queue.remove(waiting)
-        if not queue:
-            del self._waiting[key]
+            waiting.share.charge(cost_ns, now_ns)
+            if waiting.share.queue_depth is not None:  # others of its stream may wait on
+                self._room.charged(waiting.share)
+        starts_ns = max(now_ns + self._prepare_ns([waiting.prepare_ns for waiting in batch]), engine_free_ns)
+        return Plan(tuple(waiting.frame for waiting in batch), refused, starts_ns, starts_ns + latency_ns)
 
 
-def _short_by_ns(waiting: Waiting[Any], now_ns: int, needed_ns: int, engine_free_ns: int = 0) -> int:
-    """By how much the frame would miss its deadline if it ran alone and next; 0 or less: it fits."""
-    return max(now_ns + waiting.prepare_ns, engine_free_ns) + needed_ns - waiting.deadline_ns
-
-
-def _fitting(ranked: list[Waiting[F]], size: int, ends_ns: int) -> list[Waiting[F]]:
-    """The first `size` frames by rank that have until `ends_ns`, or fewer; none overtakes one of its stream."""
-    batch: list[Waiting[F]] = []
-    held_up: set[int] = set()
-    for waiting in ranked:
-        stream = id(waiting.share)
-        if waiting.deadline_ns < ends_ns:
-            held_up.add(stream)
-        elif stream not in held_up:
-            batch.append(waiting)
-            if len(batch) == size:
-                break
-    return batch
-
-
-def _rank(keyed: tuple[int, float, int, Any]) -> tuple[int, float, int]:
-    return keyed[:3]
+def _fitting(fits_until_ns: NDArray[np.int64], fit_ns: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many frames fit, for each of the moments that their deadlines must not come before."""
+    return len(fits_until_ns) - np.searchsorted(np.sort(fits_until_ns), fit_ns, side="left")

@@ -1,13 +1,13 @@
-"""The server: pipelines behind a gRPC port, from the first byte of configuration to the last answer."""
+"""The gRPC server of one ingest, from its port to its last answer; and the service that is one process."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
-import signal
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import cv2
 import grpc.aio
@@ -17,71 +17,149 @@ from grpc_reflection.v1alpha import reflection
 
 from foveate.engines.errors import ConfigError
 from foveate.proto import vision_pb2, vision_pb2_grpc
-from foveate.service.batch import Answered
 from foveate.service.config import ServiceConfig
+from foveate.service.directory import StreamDirectory
 from foveate.service.edge import VisionEdge
-from foveate.service.pipeline import OnAnswers, PipelineSet, open_pipelines
-from foveate.service.reception import Reception, deliver
+from foveate.service.frame_trace import FrameTrace, begin_trace, end_trace
+from foveate.service.ingest import Ingest
+from foveate.service.ledger import Ledger
+from foveate.service.opening import Opened, OpenPipelines, new_slots, open_pipelines
+from foveate.service.pipeline import PipelineSet
+from foveate.service.reception import Reception, Station
+from foveate.service.stream import Books
+from foveate.service.whole_service import OneProcess, ServicePort
 
-__all__ = ["Server", "serve"]
+__all__ = ["Backing", "IngestServer", "NewStation", "Server", "decoder_threads", "local_station"]
 
-_log = logging.getLogger(__name__)
-
-OpenPipelines = Callable[[ServiceConfig, OnAnswers], PipelineSet]
+NewStation = Callable[[Opened, Ingest], Awaitable[Station]]
 
 _SERVICE = vision_pb2.DESCRIPTOR.services_by_name["Vision"].full_name
 _SWITCH_INTERVAL_S = 0.0005
 """How long a thread may keep the interpreter from another: Python's 5 ms would be a stage of its own."""
 _CLOSE_GRACE_S = 0.5
+_ADVISED_EVERY_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Backing:
+    """What stands behind an ingest's port."""
+
+    pipelines: PipelineSet
+    stations: Mapping[int, Station]
+    """By the number of the device."""
+    service: ServicePort
+    books: Books
+
+
+class IngestServer:
+    """One ingest's gRPC server. Make it and use it within one event loop."""
+
+    def __init__(self, config: ServiceConfig, listen: str, *, shared_port: bool = False) -> None:
+        """Take the port, which other ingests of the service have too if it is shared.
+
+        Raises: ConfigError if the port cannot be had.
+        """
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        cv2.setNumThreads(1)  # frames are decoded side by side; threads within one would only compete
+        self._config = config
+        self._health = health_aio.HealthServicer()
+        self._grpc = grpc.aio.server(options=_channel_options(config, shared_port))
+        self._reception: Reception | None = None
+        self._edge: VisionEdge | None = None
+        self._advising: asyncio.Task[None] | None = None
+        self._trace: FrameTrace | None = None
+        self.address = _bound_address(self._grpc, listen)
+
+    async def start(self, backing: Backing) -> None:
+        """Serve what stands behind the port."""
+        if self._config.trace:
+            self._trace = FrameTrace(self._config.trace, self._config.trace_sample)
+        reception = Reception(
+            self._config, backing.pipelines, backing.stations, backing.service, backing.books, self._trace
+        )
+        backing.service.attach(reception)
+        edge = VisionEdge(reception)
+        vision_pb2_grpc.add_VisionServicer_to_server(edge, self._grpc)  # type: ignore[no-untyped-call]
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+        reflection.enable_server_reflection((_SERVICE, health, reflection.SERVICE_NAME), self._grpc)
+        await self._grpc.start()
+        self._reception, self._edge = reception, edge
+        self._advising = asyncio.create_task(_advise(reception))
+        await self.report_health(serving=True)
+
+    async def stop(self, grace_ms: int) -> None:
+        """Drain, then stop: tell the streams, answer what waits. Streams get `grace_ms` to end by themselves."""
+        if self._edge is None or self._reception is None:
+            await self._grpc.stop(None)
+            return
+        if self._advising:
+            self._advising.cancel()
+        await self.report_health(serving=False)
+        self._reception.start_draining(grace_ms)
+        await self._edge.drained(grace_ms / 1e3)
+        await self._grpc.stop(_CLOSE_GRACE_S)
+        if self._trace:
+            self._trace.close()
+            self._trace = None
+
+    async def report_health(self, *, serving: bool) -> None:
+        """Tell those who ask for the health of the service and of each pipeline."""
+        if self._reception is None:
+            return
+        states = health_pb2.HealthCheckResponse
+        state = states.SERVING if serving and not self._reception.draining else states.NOT_SERVING
+        for name in ("", _SERVICE, *(pipeline.name for pipeline in self._reception.pipelines.ready)):
+            await self._health.set(name, state)
+
+
+async def _advise(reception: Reception) -> None:
+    while True:
+        await asyncio.sleep(_ADVISED_EVERY_S)
+        reception.advise()
 
 
 class Server:
-    """A running service. Make it and use it within one event loop."""
+    """A running service, all of it in this process. Make it and use it within one event loop."""
 
-    def __init__(self, config: ServiceConfig, opening: OpenPipelines = open_pipelines) -> None:
+    def __init__(
+        self,
+        config: ServiceConfig,
+        opening: OpenPipelines = open_pipelines,
+        new_station: NewStation | None = None,
+    ) -> None:
+        """`new_station` brings the ingest and the device together; by default they call each other."""
         self._config = config
         self._opening = opening
-        self._loop = asyncio.get_running_loop()
-        self._pipelines: PipelineSet | None = None
-        self._grpc: grpc.aio.Server | None = None
-        self._reception: Reception | None = None
-        self._edge: VisionEdge | None = None
-        self._health = health_aio.HealthServicer()
+        self._new_station = new_station or local_station
+        self._ingest: IngestServer | None = None
+        self._opened: Opened | None = None
+        self._decoders = ThreadPoolExecutor(decoder_threads(config), "decode")
         self.address = ""
 
     @property
     def pipelines(self) -> PipelineSet:
         """What is served. Raises: ConfigError before `start`."""
-        if self._pipelines is None:
+        if self._opened is None:
             raise ConfigError("the server has not been started")
-        return self._pipelines
-
-    def _on_answers(self, answers: Sequence[Answered]) -> None:
-        """Bring answers from a lane's thread to their streams."""
-        self._loop.call_soon_threadsafe(deliver, answers)
+        return self._opened.pipelines
 
     async def start(self) -> str:
         """Load the pipelines, open the port, and return its address as HOST:PORT.
 
         Raises: ConfigError if the port cannot be had, FoveateError if the default pipeline cannot be served.
         """
-        sys.setswitchinterval(_SWITCH_INTERVAL_S)
-        cv2.setNumThreads(1)  # frames are decoded side by side; threads within one would only compete
-        server = grpc.aio.server(options=_channel_options(self._config))
-        self.address = _bound_address(
-            server, self._config.listen
-        )  # first: loading takes a while, a taken port does not
-        self._pipelines = await asyncio.to_thread(self._opening, self._config, self._on_answers)
+        server = IngestServer(self._config, self._config.listen)  # first: loading takes a while, a taken port does not
+        if self._config.trace:
+            begin_trace(self._config.trace)
         try:
-            self._reception = Reception(self._config, self._pipelines)
-            self._edge = VisionEdge(self._reception)
-            self._add_services(server, self._edge)
-            await server.start()
+            self._opened = await asyncio.to_thread(self._opening, self._config, new_slots)
+            await server.start(await self._backing(self._opened))
         except BaseException:
-            await asyncio.to_thread(self._pipelines.close)
+            await server.stop(0)
+            await self._close()
             raise
-        self._grpc = server
-        await self._report_health(health_pb2.HealthCheckResponse.SERVING)
+        self._ingest, self.address = server, server.address
         return self.address
 
     async def stop(self, grace_ms: int | None = None) -> None:
@@ -89,54 +167,36 @@ class Server:
 
         Streams get `grace_ms` (default: the configured time) to end by themselves.
         """
-        if self._grpc is None or self._edge is None or self._reception is None:
-            return
-        grace_ms = self._config.drain_grace_ms if grace_ms is None else grace_ms
-        await self._report_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        self._reception.start_draining(grace_ms)
-        await self._edge.drained(grace_ms / 1e3)
-        await self._grpc.stop(_CLOSE_GRACE_S)
-        await asyncio.to_thread(self._reception.pipelines.close)
-        self._grpc = None
+        if self._ingest is not None:
+            await self._ingest.stop(self._config.drain_grace_ms if grace_ms is None else grace_ms)
+            await self._close()
+            self._ingest = None
+            if self._config.trace:
+                end_trace(self._config.trace)
 
-    def _add_services(self, server: grpc.aio.Server, edge: VisionEdge) -> None:
-        vision_pb2_grpc.add_VisionServicer_to_server(edge, server)  # type: ignore[no-untyped-call]
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-        reflection.enable_server_reflection((_SERVICE, health, reflection.SERVICE_NAME), server)
+    async def _close(self) -> None:
+        if self._opened is not None:
+            await asyncio.to_thread(self._opened.device.close)
+        self._decoders.shutdown()
 
-    async def _report_health(self, state: health_pb2.HealthCheckResponse.ServingStatus) -> None:
-        if self._pipelines is None:
-            return
-        for name in ("", _SERVICE, *(pipeline.name for pipeline in self._pipelines.ready)):
-            await self._health.set(name, state)
+    async def _backing(self, opened: Opened) -> Backing:
+        limits, ledger = self._config.limits, Ledger()
+        ingest = Ingest(asyncio.get_running_loop().call_soon_threadsafe, self._decoders)
+        station = await self._new_station(opened, ingest)
+        service = OneProcess(StreamDirectory(limits.max_streams, self._config.resume_s), opened.device, ledger)
+        return Backing(opened.pipelines, {0: station}, service, Books(ledger))
 
 
-async def serve(
-    config: ServiceConfig, on_ready: Callable[[str, PipelineSet], None], opening: OpenPipelines = open_pipelines
-) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; a second signal cuts the drain short.
+async def local_station(opened: Opened, ingest: Ingest) -> Station:
+    """A device and an ingest in the same process."""
+    for pipeline in opened.pipelines.ready:
+        ingest.serve(pipeline, opened.device.lane(pipeline.name).inputs)
+    return Station(opened.device.session(ingest), ingest)
 
-    `on_ready` is called with the address and the pipelines once the port is open.
-    """
-    server = Server(config, opening)
-    loop, stopping = asyncio.get_running_loop(), asyncio.Event()
-    await server.start()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    on_ready(server.address, server.pipelines)
-    await stopping.wait()
-    _log.info("draining")
-    stopping.clear()
-    drain = asyncio.create_task(server.stop())
-    again = asyncio.create_task(stopping.wait())
-    await asyncio.wait((drain, again), return_when=asyncio.FIRST_COMPLETED)
-    if not drain.done():
-        drain.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await drain
-        await server.stop(0)
-    again.cancel()
+
+def decoder_threads(config: ServiceConfig) -> int:
+    """How many frames an ingest decodes side by side."""
+    return config.decode_threads or len(os.sched_getaffinity(0))
 
 
 def _bound_address(server: grpc.aio.Server, listen: str) -> str:
@@ -150,12 +210,12 @@ def _bound_address(server: grpc.aio.Server, listen: str) -> str:
     return listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"
 
 
-def _channel_options(config: ServiceConfig) -> list[tuple[str, int]]:
+def _channel_options(config: ServiceConfig, shared_port: bool) -> list[tuple[str, int]]:
     return [
         # Twice the frame limit, so that a frame somewhat over it is answered REJECTED instead of ending the RPC.
         ("grpc.max_receive_message_length", 2 * config.limits.max_frame_bytes + 65_536),
         ("grpc.max_send_message_length", 64 * 1024 * 1024),
-        ("grpc.so_reuseport", 0),  # a port that is taken is an error, not a second server behind it
+        ("grpc.so_reuseport", int(shared_port)),  # else a port that is taken is an error, not a second server behind it
         # A camera's connection that has died without a word is found out within half a minute.
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 10_000),

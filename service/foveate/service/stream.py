@@ -5,17 +5,21 @@ Belongs to the event loop's thread; nothing here blocks or locks.
 
 from __future__ import annotations
 
+import itertools
+import math
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from foveate.service.frame import Answer, Delivery, Frame, Grant, StreamOptions, Verdict
+from foveate.service.frame import Answer, Frame, Grant, StreamOptions, Verdict
 from foveate.service.job import DecodeCost, Job
-from foveate.service.ledger import Ledger
-from foveate.service.scheduler import StreamShare
+from foveate.service.ledger import Counts, Ledger
+from foveate.service.rates import rate_notice_due
 
-__all__ = ["CameraStream", "DrainNotice", "HeldBytes"]
+__all__ = ["Books", "CameraStream", "DrainNotice", "RateNotice", "StreamRecord"]
+
+_numbers = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,40 +29,65 @@ class DrainNotice:
     grace_ms: int
 
 
-@dataclass(slots=True)
-class HeldBytes:
-    """Bytes of the frames that a server holds because they are not answered yet, over all its streams."""
+@dataclass(frozen=True, slots=True)
+class RateNotice:
+    """The frame rate that the stream may expect to be answered OK has changed to this."""
 
-    total: int = 0
+    advised_fps: float
+
+
+@dataclass(slots=True)
+class Books:
+    """What is counted over all streams of a process."""
+
+    ledger: Counts = field(default_factory=Ledger)
+    held_bytes: int = 0
+    """Of the frames that it holds because they are not answered yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRecord:
+    """What is kept of a stream whose connection is over, for the one that takes it up again."""
+
+    stream_id: str
+    resume_token: str
+    opened_ns: int = field(default_factory=time.monotonic_ns)
+    ledger: Ledger = field(default_factory=Ledger)
+    decode_cost: DecodeCost = field(default_factory=DecodeCost)
+    last_sequence: int | None = None
 
 
 class CameraStream:
     """The state of one stream, from its opening to its last answer, over reconnects too."""
 
-    def __init__(
-        self, stream_id: str, options: StreamOptions, window: int, resume_token: str, held: HeldBytes | None = None
-    ) -> None:
-        self.stream_id = stream_id
+    def __init__(self, record: StreamRecord, options: StreamOptions, window: int, books: Books | None = None) -> None:
+        self.number = next(_numbers)
+        """Names it within this process."""
+        self.stream_id = record.stream_id
+        self.resume_token = record.resume_token
         self.options = options
         self.window = window
-        self.resume_token = resume_token
         self.grant = Grant.BEST_EFFORT
-        self.opened_ns = time.monotonic_ns()
-        self.share = _share(options)
-        self.ledger = Ledger()
-        self.decode_cost = DecodeCost()
-        self.notices: deque[DrainNotice] = deque()
-        self._held = held or HeldBytes()
+        self.smallest_budget_ns = 0
+        """As it stood when the stream opened."""
+        self.opened_ns = record.opened_ns
+        self.ledger = record.ledger
+        self.decode_cost = record.decode_cost
+        self.notices: deque[DrainNotice | RateNotice] = deque()
+        self._books = books or Books()
         self._jobs: deque[Job] = deque()
-        self._last_sequence: int | None = None
+        self._last_sequence = record.last_sequence
         self._on_ready: Callable[[], None] = _nobody
+        self._told_fps = math.inf
+        self._told_ns = self.opened_ns
+        self.closed = False
+        """Its connection is over: what still comes in over it is not of this service any more."""
 
-    def successor(self, options: StreamOptions, window: int) -> CameraStream:
-        """The stream that goes on after a lost connection: new wishes, under the same name, numbers and counts."""
-        after = CameraStream(self.stream_id, options, window, self.resume_token, self._held)
-        after.opened_ns, after.ledger, after.decode_cost = self.opened_ns, self.ledger, self.decode_cost
-        after._last_sequence = self._last_sequence
-        return after
+    def record(self) -> StreamRecord:
+        """What goes on after a lost connection: the same name, numbers and counts."""
+        return StreamRecord(
+            self.stream_id, self.resume_token, self.opened_ns, self.ledger, self.decode_cost, self._last_sequence
+        )
 
     def attach(self, on_ready: Callable[[], None]) -> None:
         """Call `on_ready` whenever an answer or a notice can be taken, until `detach`."""
@@ -75,10 +104,10 @@ class CameraStream:
     def receive(self, frame: Frame) -> Job:
         """Enter a frame into the order of the answers. It may be answered at once: see ``job.answer``."""
         job = Job(self, frame)
-        self.ledger.received += 1
+        self._count("received")
         waiting = len(self._jobs)
         self._jobs.append(job)
-        self._held.total += job.held_bytes
+        self._books.held_bytes += job.held_bytes
         if self._last_sequence is not None and frame.sequence <= self._last_sequence:
             came = "came twice" if frame.sequence == self._last_sequence else "goes backwards"
             expected = f"expected one above {self._last_sequence}: number frames upwards"
@@ -92,18 +121,28 @@ class CameraStream:
 
     def settle(self, job: Job, answer: Answer) -> None:
         """Give a frame its one answer; later ones are ignored, as is one for a frame whose client is gone."""
-        if job.answer is not None or job.cancelled:
+        if job.over:
             return
         job.answer = answer if answer.ready_ns else replace(answer, ready_ns=time.monotonic_ns())
-        self._held.total -= job.held_bytes
+        self._books.held_bytes -= job.held_bytes
         job.frame = replace(job.frame, data=b"")  # the pixels are not needed any more, the answer may wait long
-        self.ledger.settle(answer.verdict)
+        self._count(answer.verdict.value)
         if self._jobs and self._jobs[0].answer is not None:
             self._on_ready()
 
-    def notify(self, notice: DrainNotice) -> None:
+    def notify(self, notice: DrainNotice | RateNotice) -> None:
         self.notices.append(notice)
         self._on_ready()
+
+    def tell_rate(self, advised_fps: float, now_ns: int) -> None:
+        """An answer, or the opening, tells the client of this rate."""
+        self._told_fps, self._told_ns = advised_fps, now_ns
+
+    def notice_rate(self, advised_fps: float, now_ns: int) -> None:
+        """Send the client a notice if the rate is not what it was told last, and it was told long ago."""
+        if rate_notice_due(self._told_fps, self._told_ns, advised_fps, now_ns):
+            self.tell_rate(advised_fps, now_ns)
+            self.notify(RateNotice(advised_fps))
 
     def next_answer(self) -> tuple[Frame, Answer] | None:
         """The next answer in capture order, as it is handed to gRPC now; None while the next is not ready."""
@@ -112,26 +151,26 @@ class CameraStream:
         frame = self._jobs.popleft().frame
         now_ns = time.monotonic_ns()
         if answer.verdict is Verdict.OK and now_ns > frame.deadline_ns:
-            self.ledger.late += 1
+            self._count("late")
         return frame, answer.handed_over(frame.received_ns, now_ns)
 
     def abandon(self) -> list[Job]:
-        """The client is gone: cancel what is not answered, and return it so that a lane can let go of it."""
+        """The client is gone: cancel what is not answered, and return it so that a device can let go of it."""
         self.detach()
+        self.closed = True
         cancelled = [job for job in self._jobs if job.answer is None]
         for job in cancelled:
             job.cancelled = True
-            self._held.total -= job.held_bytes
-        self.ledger.cancelled += len(cancelled)
-        self.ledger.undelivered += len(self._jobs) - len(cancelled)
+            self._books.held_bytes -= job.held_bytes
+        self._count("cancelled", len(cancelled))
+        self._count("undelivered", len(self._jobs) - len(cancelled))
         self._jobs.clear()
         return cancelled
+
+    def _count(self, name: str, by: int = 1) -> None:
+        self.ledger.count(name, by)
+        self._books.ledger.count(name, by)
 
 
 def _nobody() -> None:
     """Nobody waits for answers."""
-
-
-def _share(options: StreamOptions) -> StreamShare:
-    depth = options.queue_depth if options.delivery is Delivery.QUEUE else None
-    return StreamShare(options.priority, options.weight, depth)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 import zlib
 from typing import Any
@@ -12,13 +13,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foveate.engines.errors import BudgetTooSmall
+from foveate.engines.errors import BudgetTooSmall, Overloaded
 from foveate.service import decode
-from foveate.service.admission import admit_frame, admit_stream, advised_rates, stream_window
+from foveate.service.admission import (
+    admit_frame,
+    admit_stream,
+    advised_rates,
+    fitting_rate,
+    guaranteed_load,
+    load,
+    stream_window,
+)
 from foveate.service.config import Limits
 from foveate.service.frame import Answer, Delivery, Frame, Grant, PixelFormat, SharedMemoryRef, Verdict
 from foveate.service.job import Job
-from support.frames import MS, camera_stream, encoded, latency_model, nv12, plain, stream_options
+from support.frames import MS, camera_stream, device_stream, encoded, latency_model, nv12, plain, stream_options
 
 LIMITS = Limits(max_frame_bytes=100_000, max_pixels=1_000_000)
 
@@ -146,6 +155,57 @@ def test_frame_rates_are_granted_up_to_their_share_of_the_engine() -> None:
     assert admit_stream(stream_options(fps=0.0), latency, 4, 0.0) is Grant.BEST_EFFORT, "it does not say what it sends"
 
 
+def test_a_frame_costs_its_part_of_the_largest_batch_that_its_budget_leaves_time_for() -> None:
+    latency = latency_model(lambda batch: (8 + batch) * MS)  # 1: 9 ms, 2: 10 ms, 4: 12 ms, 8: 16 ms
+    shares = [load(stream_options(budget_ms, fps=10.0), latency, 8) for budget_ms in (100, 30, 25, 20.5, 1)]
+    assert shares == pytest.approx([10 * ms / 1e3 for ms in (16 / 8, 14 / 6, 12 / 4, 10 / 2, 9)])
+    assert load(stream_options(fps=0.0), latency, 8) == 1.0
+
+
+def test_what_is_spoken_for_are_guarantees_of_the_class_and_all_of_higher_ones() -> None:
+    streams = []
+    for index, (priority, grant) in enumerate(itertools.product((0, 1, 2), Grant)):
+        streams.append(device_stream(f"{index}", fps=10.0 + index, priority=priority))
+        streams[-1].grant = grant
+    rates = [stream.options.fps for stream in streams]
+    assert [grant.name for grant in Grant] == ["GUARANTEED", "BEST_EFFORT"]
+    assert guaranteed_load(streams, 1, lambda stream: stream.options.fps) == sum(rates[:3])
+    assert guaranteed_load(streams, 0, lambda stream: stream.options.fps) == rates[0]
+
+
+def test_a_guaranteed_streams_rate_is_known_to_the_scheduler() -> None:
+    stream = device_stream(fps=12.5)
+    assert stream.share.guaranteed_fps == 0.0
+    stream.grant = Grant.GUARANTEED
+    assert stream.share.guaranteed_fps == 12.5
+    stream.grant = Grant.BEST_EFFORT
+    assert stream.share.guaranteed_fps == 0.0
+
+
+@pytest.mark.parametrize(
+    ("fps", "fits_fps", "admitted"), [(30, 1.0, True), (30, 0.9, False), (0.2, 0.2, True), (0, 0.9, False)]
+)
+def test_a_stream_for_which_next_to_nothing_is_left_is_sent_elsewhere(
+    fps: float, fits_fps: float, admitted: bool
+) -> None:
+    latency = latency_model(lambda batch: 10 * MS)
+    if admitted:
+        assert admit_stream(stream_options(fps=fps), latency, 4, 5.0, fits_fps) is Grant.BEST_EFFORT
+        return
+    with pytest.raises(Overloaded, match="frames per second to one more of priority 0: open it later or elsewhere"):
+        admit_stream(stream_options(fps=fps), latency, 4, 5.0, fits_fps)
+
+
+def test_the_rate_that_fits_one_more_stream_is_its_fair_share() -> None:
+    latency = latency_model(lambda batch: 10 * MS)  # 400 frames a second
+    peers = [device_stream(f"{index}", fps=100.0) for index in range(7)]
+    options = stream_options(fps=100.0)
+    assert fitting_rate(options, peers, latency, 4, peers[0].opened_ns) == pytest.approx(400 / 8)
+    for peer in peers:
+        peer.grant = Grant.GUARANTEED
+    assert fitting_rate(options, peers, latency, 4, peers[0].opened_ns) == pytest.approx(0.0, abs=1e-9)
+
+
 rates_wanted = st.one_of(st.just(0.0), st.floats(0.1, 1000.0))
 
 
@@ -156,7 +216,7 @@ rates_wanted = st.one_of(st.just(0.0), st.floats(0.1, 1000.0))
 )
 def test_advised_rates_are_max_min_fair(wanted: list[tuple[float, float]], cap: int, latency_ms: float) -> None:
     latency = latency_model(lambda batch: latency_ms * MS)
-    streams = [camera_stream(f"{index}", fps=fps, weight=weight) for index, (fps, weight) in enumerate(wanted)]
+    streams = [device_stream(f"{index}", fps=fps, weight=weight) for index, (fps, weight) in enumerate(wanted)]
     rates = advised_rates(streams, latency, cap)
     capacity = cap / (latency.latency_ns(cap) / 1e9)
     assert set(rates) == {stream.stream_id for stream in streams}

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foveate.service.frame import Answer, Delivery, Frame, Verdict
+from foveate.service.frame import Answer, Frame, Verdict
 from foveate.service.job import DecodeCost, Job
 from foveate.service.ledger import Ledger
-from foveate.service.stream import CameraStream, DrainNotice, HeldBytes
+from foveate.service.stream import Books, CameraStream, DrainNotice, StreamRecord
 from support.frames import MS, camera_stream, stream_options
 
 verdicts = st.sampled_from(list(Verdict))
@@ -174,22 +174,27 @@ def test_the_last_times_of_an_answer_are_those_of_handing_it_over(monkeypatch: p
 def test_a_successor_goes_on_under_the_same_name_numbers_and_counts() -> None:
     before = camera_stream("door")
     old = before.receive(frame(5))
-    after = before.successor(stream_options(budget_ms=50, priority=2, weight=4.0), window=3)
+    before.abandon()
+    after = CameraStream(before.record(), stream_options(budget_ms=50), window=3)
     assert (after.stream_id, after.resume_token, after.window) == ("door", "token of door", 3)
-    assert (after.share.priority, after.share.weight) == (2, 4.0)
-    assert after.ledger is before.ledger
+    assert after.number != before.number
     again = after.receive(frame(5))
     assert again.answer is not None
     assert "came twice" in again.answer.message
-    before.abandon()
     before.settle(old, Answer(Verdict.OK))
     assert taken(after) == [(5, Verdict.REJECTED)], "the old connection's end does not touch the successor"
     assert counts(after.ledger) == {"received": 2, "rejected": 1, "cancelled": 1}
 
 
-def test_delivery_decides_what_may_wait() -> None:
-    assert camera_stream(delivery=Delivery.LATEST, queue_depth=5).share.queue_depth is None
-    assert camera_stream(delivery=Delivery.QUEUE, queue_depth=5).share.queue_depth == 5
+def test_all_streams_together_are_counted_once_more() -> None:
+    books = Books(total := Ledger())
+    streams = [CameraStream(StreamRecord(name, name), stream_options(), 32, books) for name in "ab"]
+    for stream in streams:
+        stream.settle(stream.receive(frame(1)), Answer(Verdict.OK))
+        stream.receive(frame(2))
+    streams[0].abandon()
+    assert counts(total) == {"received": 4, "ok": 2, "cancelled": 1, "undelivered": 1}
+    assert total.in_flight == 1
 
 
 ledgers = st.builds(Ledger, **{name: st.integers(0, 1000) for name in asdict(Ledger())})
@@ -207,7 +212,7 @@ def test_ledgers_add_up_field_by_field(one: Ledger, other: Ledger) -> None:
 @pytest.mark.parametrize("verdict", list(Verdict))
 def test_each_verdict_has_its_own_count(verdict: Verdict) -> None:
     ledger = Ledger(received=1)
-    ledger.settle(verdict)
+    ledger.count(verdict.value)
     assert counts(ledger) == {"received": 1, verdict.value: 1}
     assert ledger.in_flight == 0
 
@@ -244,14 +249,14 @@ def test_one_stall_is_not_taken_at_its_word_and_a_slow_spell_is_forgotten() -> N
 
 
 def test_what_is_held_is_given_back_however_a_frame_ends() -> None:
-    held = HeldBytes()
-    stream = CameraStream("one", stream_options(), 32, "token", held)
+    books = Books()
+    stream = CameraStream(StreamRecord("one", "token"), stream_options(), 32, books)
     jobs = [stream.receive(Frame(sequence, 0, 10**18, bytes(100))) for sequence in range(1, 5)]
-    assert held.total == 400
+    assert books.held_bytes == 400
     stream.settle(jobs[0], Answer(Verdict.OK))
     stream.settle(jobs[0], Answer(Verdict.FAILED))
-    assert held.total == 300
+    assert books.held_bytes == 300
     stream.abandon()
     stream.settle(jobs[1], Answer(Verdict.OK))
     stream.abandon()
-    assert held.total == 0
+    assert books.held_bytes == 0

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +23,18 @@ from foveate.engines.fake import FakeEngine, Gate
 from foveate.models.geometry import Placement
 from foveate.models.outputs import DecodeOptions, Embedding, Output
 from foveate.models.package import PreparedModel
-from foveate.service import lane as lane_module
+from foveate.service import ingest as ingest_module
 from foveate.service import shared_memory
 from foveate.service.admission import admit_frame
-from foveate.service.batch import Answered
 from foveate.service.config import Limits
 from foveate.service.decode import Decoded, decode_into
+from foveate.service.device import Device
 from foveate.service.frame import Answer, Delivery, Frame, PixelFormat, SharedMemoryRef, Verdict
+from foveate.service.ingest import Ingest
 from foveate.service.job import Job
 from foveate.service.lane import Lane
+from foveate.service.opening import new_slots
+from foveate.service.pipeline import Pipeline
 from foveate.service.stream import CameraStream
 from support.frames import MS, camera_stream, colour_model, encoded, latency_model, nv12, plain
 
@@ -75,13 +80,27 @@ class Decoding:
 class Bench:
     """A lane, its engine, and all answers that came out of it."""
 
-    def __init__(self, engine: FakeEngine, decoding: Decoding, **wishes: Any) -> None:
+    def __init__(
+        self,
+        engine: FakeEngine,
+        decoding: Decoding,
+        *,
+        model: PreparedModel | None = None,
+        slots: int = 3,
+        decoders: int = 2,
+    ) -> None:
         self.engine, self.decoding = engine, decoding
         self.jobs: list[Job] = []
-        self._answers: list[Answered] = []
         self._changed = threading.Condition()
-        model = wishes.pop("model", None) or colour_model(32, 24)
-        self.lane = Lane(engine, model, latency_model(lambda batch: MS), self._take, **wishes)
+        model = model or colour_model(32, 24)
+        self.lane = Lane(
+            "colour", engine, latency_model(lambda batch: MS), new_slots("colour", engine, slots), decoders=decoders
+        )
+        self._decoders = ThreadPoolExecutor(decoders)
+        self._ingest = Ingest(self._post, self._decoders)
+        self._ingest.serve(Pipeline("colour", model, engine.info, DecodeOptions(0.0, 100), slots), self.lane.inputs)
+        self._session = Device([self.lane]).session(self._ingest)
+        self._entered: set[CameraStream] = set()
 
     def send(
         self, data: bytes | SharedMemoryRef, stream: CameraStream | None = None, budget_ms: float = LONG_MS
@@ -91,19 +110,29 @@ class Bench:
         now_ns = time.monotonic_ns()
         job = stream.receive(Frame(len(self.jobs), now_ns, now_ns + int(budget_ms * MS), data))
         refusal = admit_frame(job, Limits(), shared_memory=True)
+        if refusal:
+            stream.settle(job, refusal)
+        else:
+            self._hand_over(job)
         self.jobs.append(job)
-        self._take([(job, refusal)] if refusal else self.lane.submit(job))
         return job
 
     def answers(self, count: int | None = None) -> dict[Job, Answer]:
         """The answers by frame, once there are as many; by default one for each frame that was sent."""
         expected = len(self.jobs) if count is None else count
         with self._changed:
-            came = self._changed.wait_for(lambda: len(self._answers) >= expected, WITHIN_S)
-            assert came, f"{len(self._answers)} of {expected} answers"
-            by_job = dict(self._answers)
-            assert len(by_job) == len(self._answers), "a frame was answered twice"
-            return by_job
+            came = self._changed.wait_for(lambda: len(self._answered()) >= expected, WITHIN_S)
+            assert came, f"{len(self._answered())} of {expected} answers"
+            return self._answered()
+
+    def withdraw(self, stream: CameraStream) -> None:
+        """The stream's client is gone."""
+        self._ingest.forget(stream)
+        self._session.leave(stream.number)
+
+    def close(self) -> None:
+        self.lane.close()
+        self._decoders.shutdown()
 
     def occupy(self) -> None:
         """Let one batch stand in the engine and one behind it, so that what comes now is planned together."""
@@ -113,16 +142,27 @@ class Bench:
         self.send(png((0, 0, 0)))
         self.decoding.wait_for(2)
 
-    def _take(self, answers: Sequence[Answered]) -> None:
+    def _hand_over(self, job: Job) -> None:
+        stream = job.stream
         with self._changed:
-            self._answers += answers
+            if stream not in self._entered:
+                self._entered.add(stream)
+                self._session.enter(stream.number, replace(stream.options, pipeline="colour"))
+        self._ingest.submit(job, self._session)
+
+    def _answered(self) -> dict[Job, Answer]:
+        return {job: job.answer for job in self.jobs if job.answer is not None}
+
+    def _post(self, call: Callable[[], None]) -> None:
+        with self._changed:
+            call()
             self._changed.notify_all()
 
 
 @pytest.fixture
 def decoding(monkeypatch: pytest.MonkeyPatch) -> Decoding:
     spy = Decoding()
-    monkeypatch.setattr(lane_module, "decode_into", spy)
+    monkeypatch.setattr(ingest_module, "decode_into", spy)
     return spy
 
 
@@ -139,7 +179,7 @@ def bench(decoding: Decoding) -> Iterator[Callable[..., Bench]]:
     for each in made:
         if each.engine.gate is not None:
             each.engine.gate.set()
-        each.lane.close()
+        each.close()
 
 
 def png(colour: Colour, width: int = 48, height: int = 32) -> bytes:
@@ -235,7 +275,7 @@ def test_what_has_come_meanwhile_runs_as_one_batch(bench: Callable[..., Bench]) 
     place.occupy()
     colours = random_colours(np.random.default_rng(1), 5)
     jobs = [place.send(png(colour)) for colour in colours]
-    assert place.lane.statistics().waiting == 5
+    assert place.lane.status().waiting == 5
     gate.set()
     answers = place.answers()
     assert [seen(answers[job]) for job in jobs] == colours
@@ -294,7 +334,7 @@ def test_a_batch_that_fails_is_answered_and_the_lane_serves_on(bench: Callable[.
         assert answers[job].engine == "colour/fake/fp32/cpu"
     after = place.send(png((9, 8, 7)))
     assert seen(place.answers()[after]) == (9, 8, 7)
-    assert place.lane.statistics().frames == 3, "what failed was not inferred"
+    assert place.lane.status().frames == 3, "what failed was not inferred"
 
 
 class FussyModel(PreparedModel):
@@ -326,7 +366,7 @@ def test_a_frame_without_time_is_answered_by_submit_itself(bench: Callable[..., 
     assert answer.verdict is Verdict.INFEASIBLE
     assert (answer.frame_width, answer.frame_height, answer.batch_size) == (48, 32, 0)
     assert answer.ready_ns > 0
-    assert place.lane.statistics().batches == 0
+    assert place.lane.status().batches == 0
 
 
 def test_frames_behind_a_stuck_engine_expire_while_it_is_stuck(bench: Callable[..., Bench]) -> None:
@@ -366,8 +406,8 @@ def test_withdrawn_frames_are_not_run_and_nobody_is_told(bench: Callable[..., Be
     for _ in range(3):
         place.send(png((1, 1, 1)), gone)
     stays = place.send(png((2, 2, 2)))
-    place.lane.withdraw(gone.share)
-    assert place.lane.statistics().waiting == 1
+    place.withdraw(gone)
+    assert place.lane.status().waiting == 1
     gate.set()
     answers = place.answers(3)
     assert seen(answers[stays]) == (2, 2, 2)
@@ -396,7 +436,7 @@ def test_closing_answers_what_waits_and_then_releases_the_engine(bench: Callable
 
 def test_an_idle_lane_closes_at_once_and_twice() -> None:
     engine = colour_engine()
-    lane = Lane(engine, colour_model(32, 24), latency_model(lambda batch: MS), lambda answers: None)
+    lane = Lane("colour", engine, latency_model(lambda batch: MS), new_slots("colour", engine, 3))
     lane.close()
     lane.close()
     assert not engine.loaded
@@ -433,7 +473,7 @@ def test_times_and_statistics_account_for_every_run(bench: Callable[..., Bench])
         assert times.predicted > 0
         assert (times.copy_in, times.copy_out, times.cascade) == (0, 0, 0)
     place.lane.close()
-    statistics = place.lane.statistics()
+    statistics = place.lane.status()
     assert (statistics.frames, statistics.waiting) == (20, 0)
     assert 5 <= statistics.batches <= 20
     assert 0 < statistics.busy_share <= 1

@@ -52,6 +52,59 @@ def test_prediction_stays_monotone_and_the_margin_bounded(runs: list[tuple[int, 
     assert ERROR_FLOOR <= model.margin_ns <= max(ERROR_FLOOR, model.latency_ns(1)) + 20 * MS
 
 
+def test_a_batch_size_that_got_slower_does_not_speak_for_the_others() -> None:
+    model = latency_model(lambda size: (5 + size) * MS)
+    for _ in range(100):
+        observed(model, 1.0, runs=1, batch=1)
+        observed(model, 1.5, runs=1, batch=8)
+    assert model.latency_ns(1) == pytest.approx(6 * MS, rel=0.02)
+    assert model.latency_ns(8) == pytest.approx(1.5 * 13 * MS, rel=0.02)
+
+
+def test_a_batch_size_that_has_not_run_for_long_goes_along_with_the_others_and_keeps_what_sets_it_apart() -> None:
+    model = latency_model(lambda size: (5 + size) * MS)
+    for _ in range(100):
+        observed(model, 1.0, runs=1, batch=1)
+        observed(model, 1.5, runs=1, batch=8)
+    observed(model, 1.5, runs=64, batch=8)
+    observed(model, 3.0, runs=100, batch=8)
+    assert model.latency_ns(8) == pytest.approx(3.0 * 13 * MS, rel=0.02)
+    assert model.latency_ns(1) == pytest.approx(2.0 * 6 * MS, rel=0.05)
+
+
+def test_a_larger_batch_is_never_predicted_to_be_faster() -> None:
+    model = latency_model(lambda size: (5 + size) * MS)
+    for _ in range(100):
+        observed(model, 1.0, runs=1, batch=1)
+        observed(model, 0.1, runs=1, batch=8)
+    latencies = model.latencies_ns
+    assert list(latencies) == [model.latency_ns(batch) for batch in range(1, 33)]
+    assert list(latencies) == sorted(latencies)
+    assert latencies[7] == pytest.approx(6 * MS, rel=0.05)
+
+
+def test_the_line_through_the_buckets_follows_the_engine() -> None:
+    model = latency_model(lambda size: (8 + size) * MS, buckets=(1, 2, 4, 8))
+    before = model.fill_cap
+    for _ in range(300):
+        for batch in (1, 2, 4, 8):
+            model.observe_run(batch, (1 + batch) * MS, 0)
+    assert before == 72
+    assert model.fill_cap == pytest.approx(9, abs=1)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 40), st.integers(0, 10 * SECOND)), max_size=30),
+    st.lists(st.integers(1, 40), min_size=1, max_size=6, unique=True),
+)
+def test_the_table_of_latencies_agrees_with_single_ones(runs: list[tuple[int, int]], sizes: list[int]) -> None:
+    buckets = tuple(sorted(sizes))
+    model = latency_model(lambda batch: (3 + 2 * batch) * MS + batch % 7, buckets)
+    for batch, took_ns in runs:
+        model.observe_run(batch, took_ns, 0)
+    assert list(model.latencies_ns) == [model.latency_ns(size) for size in range(1, buckets[-1] + 1)]
+
+
 def test_the_margin_covers_the_errors_that_were_seen() -> None:
     model = latency_model(lambda batch: 20 * MS)
     for index in range(200):

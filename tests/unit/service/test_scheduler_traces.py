@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -34,8 +35,8 @@ class Trace:
     """Latency of a batch: the first, and so much more for each frame."""
     max_batch: int
     decoders: int
-    shares: tuple[tuple[int, float, int | None], ...]
-    """Of each stream: priority, weight, queue depth."""
+    shares: tuple[tuple[int, float, int | None, float], ...]
+    """Of each stream: priority, weight, queue depth, guaranteed frames per second."""
     arrivals: tuple[Arrival, ...]
     slowness: tuple[float, ...]
     """Of each run in turn, over its prediction."""
@@ -43,14 +44,17 @@ class Trace:
     def scheduler(self) -> tuple[Scheduler[int], LatencyModel, list[StreamShare]]:
         base_ns, slope_ns = self.profile_ns
         latency = latency_model(lambda batch: base_ns + slope_ns * batch)
-        shares = [StreamShare(priority, weight, depth) for priority, weight, depth in self.shares]
+        shares = [
+            StreamShare(priority, weight, depth, guaranteed_fps=fps) for priority, weight, depth, fps in self.shares
+        ]
         return Scheduler(latency, self.max_batch, self.decoders), latency, shares
 
 
 @st.composite
 def traces(draw: st.DrawFn) -> Trace:
     depths = st.none() | st.integers(1, 4)
-    share = st.tuples(st.integers(0, 2), st.sampled_from([0.5, 1.0, 3.0]), depths)
+    guaranteed = st.sampled_from([0.0, 0.0, 20.0, 200.0])
+    share = st.tuples(st.integers(0, 2), st.sampled_from([0.5, 1.0, 3.0]), depths, guaranteed)
     shares = tuple(draw(st.lists(share, min_size=1, max_size=6)))
     prepare_us = draw(st.sampled_from([0, 2_000]))
     event = st.tuples(
@@ -90,6 +94,7 @@ class Replay:
 
     def __post_init__(self) -> None:
         self.scheduler, self.latency, self.shares = self.trace.scheduler()
+        self.virtual_ns = [share.virtual_ns for share in self.shares]
         self.waiting = [[] for _ in self.shares]
 
     def play(self) -> Replay:
@@ -143,6 +148,11 @@ class Replay:
             assert share.queue_depth is not None
             assert len(queue) == share.queue_depth + 1
 
+    def _charged_since(self) -> float:
+        """Engine time that the streams have been charged in this plan."""
+        before = zip(self.shares, self.virtual_ns, strict=True)
+        return sum((share.virtual_ns - virtual_ns) * share.weight for share, virtual_ns in before)
+
     def _withdraw(self, stream: int) -> None:
         withdrawn = self.scheduler.withdraw(self.shares[stream])
         assert withdrawn == self.waiting[stream]
@@ -165,6 +175,7 @@ class Replay:
                 due = False
 
     def _plan(self) -> Plan[int]:
+        self.virtual_ns = [share.virtual_ns for share in self.shares]
         cap, free_ns = self.scheduler.batch_cap, max(self.now_ns, self.free_ns)
         plan = self.scheduler.plan(self.now_ns, free_ns)
         for refusal in plan.refused:
@@ -185,6 +196,7 @@ class Replay:
         assert plan.starts_ns == max(prepared_ns, free_ns)
         assert plan.ends_ns == plan.starts_ns + self.latency.latency_ns(size)
         assert all(plan.ends_ns + self.latency.margin_ns <= frame.deadline_ns for frame in frames)
+        assert self._charged_since() == pytest.approx(self.latency.latency_ns(size)), "all of the run, and no more"
         for stream in {frame.stream for frame in frames}:
             mine = [index for index in plan.batch if self.trace.arrivals[index].stream == stream]
             assert mine == self.waiting[stream][: len(mine)], "frames of a stream start in capture order"
@@ -209,6 +221,23 @@ def test_every_promise_holds_on_any_trace(trace: Trace) -> None:
 @given(traces())
 def test_a_replayed_trace_is_decided_the_same(trace: Trace) -> None:
     assert Replay(trace).play().log == Replay(trace).play().log
+
+
+@settings(max_examples=40, deadline=None)
+@given(traces(), st.sampled_from([-3_600, 3_600]))
+def test_only_durations_count(trace: Trace, skew_s: int) -> None:
+    """On a clock that is an hour off, everything is decided the same, an hour off."""
+    skew_ns = skew_s * 1_000 * MS
+    skewed = replace(
+        trace,
+        arrivals=tuple(
+            replace(arrival, at_ns=arrival.at_ns + skew_ns, deadline_ns=arrival.deadline_ns + skew_ns)
+            for arrival in trace.arrivals
+        ),
+    )
+    log = Replay(trace).play().log
+    moved = Replay(skewed, now_ns=skew_ns, free_ns=skew_ns).play().log
+    assert [(at_ns - skew_ns, what, frames) for at_ns, what, frames in moved] == log
 
 
 @settings(max_examples=100, deadline=None)

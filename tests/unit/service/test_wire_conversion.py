@@ -30,9 +30,10 @@ from foveate.service.frame import (
 )
 from foveate.service.lane import Lane
 from foveate.service.ledger import Ledger
+from foveate.service.opening import new_slots
 from foveate.service.pipeline import Pipeline, Unavailable
-from foveate.service.reception import OpenedStream
-from foveate.service.stream import DrainNotice
+from foveate.service.stream import DrainNotice, RateNotice
+from foveate.service.whole_service import StreamStatus
 from support.frames import MS, camera_stream, colour_model, latency_model, stream_options
 
 FRAME = Frame(7, 0, 1, b"")
@@ -40,13 +41,18 @@ UINT32_MAX = 2**32 - 1
 
 
 @pytest.fixture(scope="module")
-def pipeline() -> Iterator[Pipeline]:
+def lane() -> Iterator[Lane]:
     engine = FakeEngine("colour", max_batch=4)
-    info = engine.load()
-    model = colour_model(32, 24)
-    lane = Lane(engine, model, latency_model(lambda batch: (9 + batch) * MS, (1, 4)), lambda answers: None)
-    yield Pipeline("colour", model, info, lane, DecodeOptions(0.25, 100))
+    engine.load()
+    slots = new_slots("colour", engine, 2)
+    lane = Lane("colour", engine, latency_model(lambda batch: (9 + batch) * MS, (1, 4)), slots)
+    yield lane
     lane.close()
+
+
+@pytest.fixture(scope="module")
+def pipeline(lane: Lane) -> Pipeline:
+    return Pipeline("colour", colour_model(32, 24), lane.status().engine, DecodeOptions(0.25, 100), 2)
 
 
 def result(answer: Answer, labels: tuple[str, ...] = ()) -> pb.FrameResult:
@@ -224,8 +230,8 @@ def test_a_frame_may_lie_in_shared_memory() -> None:
 
 def test_opening_tells_all_that_a_client_needs(pipeline: Pipeline) -> None:
     stream = camera_stream("door", window=11, budget_ms=80)
-    stream.grant = Grant.GUARANTEED
-    message = convert.opened_message(OpenedStream(stream, pipeline), 14.0)
+    stream.grant, stream.smallest_budget_ns = Grant.GUARANTEED, int(20.5 * MS)
+    message = convert.opened_message(stream, pipeline, 14.0)
     told = {field.name for field, _ in message.ListFields()}
     assert told == {field.name for field in pb.StreamOpened.DESCRIPTOR.fields}, "no field is left out"
     assert (message.stream_id, message.window, message.budget_ms) == ("door", 11, 80)
@@ -238,7 +244,7 @@ def test_opening_tells_all_that_a_client_needs(pipeline: Pipeline) -> None:
 
 
 def test_pipelines_are_told_served_or_not(pipeline: Pipeline) -> None:
-    served = convert.pipeline_message(pipeline, is_default=True)
+    served = convert.pipeline_message(pipeline, is_default=True, smallest_budget_ns=20 * MS)
     told = {field.name for field, _ in served.ListFields()}
     assert told == {field.name for field in pb.Pipeline.DESCRIPTOR.fields} - {"message"}
     assert (served.state, served.task, served.licence) == (pb.Pipeline.STATE_READY, "embed", "Apache-2.0")
@@ -248,19 +254,20 @@ def test_pipelines_are_told_served_or_not(pipeline: Pipeline) -> None:
     assert not missing.is_default
 
 
-def test_an_engines_status_has_its_profile_as_it_is_tracked(pipeline: Pipeline) -> None:
-    message = convert.engine_status_message(pipeline)
+def test_an_engines_status_has_its_profile_as_it_is_tracked(lane: Lane) -> None:
+    message = convert.engine_status_message(lane.status())
     assert [(point.batch, point.latency_ms) for point in message.profile] == [(1, 10.0), (4, 13.0)]
     assert (message.pipeline, message.batch_cap, message.margin_ms) == ("colour", 4, 0.5)
 
 
 def test_a_streams_status_has_its_ledger() -> None:
-    stream = camera_stream("door", budget_ms=80, priority=2)
-    stream.receive(FRAME)
-    message = convert.stream_status_message(stream, 3.0)
+    ledger = Ledger(received=1)
+    message = convert.stream_status_message(
+        StreamStatus("door", "colour", Grant.BEST_EFFORT, 80 * MS, 2, 3.0, 0.5, ledger)
+    )
     assert (message.stream_id, message.pipeline, message.budget_ms) == ("door", "colour", 80)
     assert (message.priority, message.advised_fps, message.grant) == (2, 3.0, pb.GRANT_BEST_EFFORT)
-    assert message.open_s >= 0
+    assert message.open_s == 0.5
     assert message.ledger == pb.Ledger(received=1, in_flight=1)
 
 
@@ -273,6 +280,11 @@ def test_every_count_of_the_ledger_is_told() -> None:
     assert set(told) == {field.name for field in pb.Ledger.DESCRIPTOR.fields}
 
 
+def test_a_changed_rate_is_told() -> None:
+    message = convert.notice_message(RateNotice(12.5))
+    assert (message.kind, message.advised_fps) == (pb.Notice.KIND_ADVISED_RATE, 12.5)
+
+
 def test_a_drain_is_told_with_its_grace() -> None:
-    message = convert.drain_message(DrainNotice(2500))
+    message = convert.notice_message(DrainNotice(2500))
     assert message == pb.Notice(kind=pb.Notice.KIND_DRAIN, grace_ms=2500)

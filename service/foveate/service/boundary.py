@@ -1,0 +1,129 @@
+"""The boundary between an ingest, which has the frames, and a device, which has the engines.
+
+A device decides with a frame's *ticket* alone: pixels stay with the ingest until the device has chosen a frame, and
+then go straight into the engine's input. Both sides may be in one process, where calls are calls, or in two, where
+they are messages beside shared memory (`remote_device`, `remote_ingest`); neither side can tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from numpy.typing import NDArray
+
+from foveate.engines.contract import EngineInfo
+from foveate.service.frame import Grant, Ran, StreamOptions, Verdict
+
+__all__ = [
+    "Admission",
+    "DevicePort",
+    "FrameTicket",
+    "IngestPort",
+    "LaneStatus",
+    "Refused",
+    "Row",
+]
+
+
+class FrameTicket(NamedTuple):
+    """All that a device must know of a frame to choose it. Units: nanoseconds on the host's monotonic clock."""
+
+    frame: int
+    """The ingest's number for it."""
+    stream: int
+    """The ingest's number for its stream."""
+    deadline_ns: int
+    prepare_ns: int
+    """Predicted time to decode it."""
+
+
+class Row(NamedTuple):
+    """Where a chosen frame goes."""
+
+    frame: int
+    row: int
+    """In the slot's input."""
+
+
+class Refused(NamedTuple):
+    """A frame that was not run, or in vain."""
+
+    frame: int
+    verdict: Verdict
+    message: str
+    batch_size: int = 0
+    """Frames in the batch that failed; 0: it was not started."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What a device promises a stream."""
+
+    grant: Grant
+    smallest_budget_ns: int
+    advised_fps: float
+
+
+@dataclass(frozen=True, slots=True)
+class LaneStatus:
+    """What a lane has done and how it stands; a snapshot."""
+
+    pipeline: str
+    engine: EngineInfo
+    profile: tuple[tuple[int, int], ...]
+    """Batch sizes, and the nanoseconds that a run takes as tracked now."""
+    smallest_budget_ns: int
+    margin_ns: int
+    waiting: int
+    """Frames that wait to be planned."""
+    batches: int
+    """Run since the start."""
+    frames: int
+    """Inferred since the start."""
+    busy_share: float
+    """Of the last five seconds, the share in which the engine ran; 0..1."""
+    batch_cap: int
+    """The largest batch that the scheduler forms now."""
+
+
+class DevicePort(Protocol):
+    """What an ingest asks of a device. Streams and frames go by the ingest's own numbers."""
+
+    @property
+    def serving(self) -> bool:
+        """Whether its engines run now."""
+
+    async def admit(self, stream: int, options: StreamOptions) -> Admission:
+        """Take a stream in. Raises: BudgetTooSmall, EngineUnavailable."""
+
+    def enter(self, stream: int, options: StreamOptions, grant: Grant | None = None) -> None:
+        """Let a stream in without asking: a single picture (no grant), or one that was admitted before."""
+
+    def leave(self, stream: int) -> None:
+        """The stream is over; its frames that wait are withdrawn, and nobody is told."""
+
+    def submit(self, ticket: FrameTicket) -> None:
+        """Let a frame wait for a batch. It comes back through the ingest's port, exactly once."""
+
+    def observe_reply(self, stream: int, took_ns: int) -> None:
+        """Learn how long an answer took from the end of its run until gRPC had it."""
+
+    def advised_fps(self, stream: int) -> float:
+        """Frames per second of a stream that may expect to be answered OK; 0 where that is not known."""
+
+
+class IngestPort(Protocol):
+    """What a device asks of an ingest. Called from the device's threads, never while a lane is locked."""
+
+    def prepare(self, pipeline: str, slot: int, rows: Sequence[Row], done: Callable[[int, bool], None]) -> None:
+        """Decode chosen frames into their rows. `done` is called once for each frame, from any thread, before or
+        after this returns, with whether its row holds it: a frame that could not be decoded is answered by the ingest.
+        """
+
+    def refuse(self, refused: Sequence[Refused]) -> None:
+        """These frames are not answered OK."""
+
+    def deliver(self, pipeline: str, ran: Ran, outputs: Sequence[tuple[int, Mapping[str, NDArray[Any]]]]) -> None:
+        """What the engine said of frames. The arrays are theirs: no later run changes them."""

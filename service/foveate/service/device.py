@@ -1,0 +1,162 @@
+"""A device: its lanes, and the streams of all ingests that they serve."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Mapping
+
+from foveate.engines.errors import ConfigError
+from foveate.service import admission
+from foveate.service.batch import Entry
+from foveate.service.boundary import Admission, FrameTicket, IngestPort, LaneStatus
+from foveate.service.device_stream import DeviceStream
+from foveate.service.frame import Grant, StreamOptions
+from foveate.service.lane import Lane
+
+__all__ = ["Device", "DeviceSession"]
+
+_RATES_KEPT_NS = 500_000_000
+
+
+class Device:
+    """The engines of one device and what has been promised of their time. Thread-safe."""
+
+    def __init__(self, lanes: Iterable[Lane]) -> None:
+        self.lanes: Mapping[str, Lane] = {lane.pipeline: lane for lane in lanes}
+        self._lock = threading.Lock()
+        self._streams: dict[DeviceStream, Lane] = {}
+        self._sessions = 0
+        self._rated_ns = 0
+
+    def session(self, ingest: IngestPort) -> DeviceSession:
+        """The port of one ingest."""
+        with self._lock:
+            self._sessions += 1
+            return DeviceSession(self, ingest, self._sessions)
+
+    def status(self) -> tuple[LaneStatus, ...]:
+        """How the lanes stand."""
+        return tuple(lane.status() for lane in self.lanes.values())
+
+    def close(self) -> None:
+        """Run what waits in every lane, then release the engines."""
+        for lane in self.lanes.values():
+            lane.close()
+
+    def lane(self, pipeline: str) -> Lane:
+        """The lane of a pipeline. Raises: ConfigError if there is none."""
+        if pipeline not in self.lanes:
+            raise ConfigError(f"pipeline {pipeline!r} is not served here: expected one of {', '.join(self.lanes)}")
+        return self.lanes[pipeline]
+
+    def admit(self, stream: DeviceStream, lane: Lane) -> None:
+        """Enter a stream with what can be promised it. Raises: BudgetTooSmall, Overloaded."""
+        options, latency, cap = stream.options, lane.latency, lane.batch_cap
+        with self._lock:
+            spoken_for = admission.guaranteed_load(list(self._streams), options.priority, self._load_of)
+            peers = self._streams_of(lane)
+            fits_fps = admission.fitting_rate(options, peers, latency, cap, time.monotonic_ns())
+            stream.grant = admission.admit_stream(options, latency, cap, spoken_for, fits_fps)
+            self._streams[stream] = lane
+        self.rate(at_once=True)
+
+    def enter(self, stream: DeviceStream, lane: Lane) -> None:
+        """Enter a stream that was admitted before."""
+        with self._lock:
+            self._streams[stream] = lane
+
+    def leave(self, stream: DeviceStream) -> None:
+        """A stream is over."""
+        with self._lock:
+            self._streams.pop(stream, None)
+
+    def rate(self, *, at_once: bool = False) -> None:
+        """Share out the engines' time anew, where that was done more than half a second ago."""
+        now_ns = time.monotonic_ns()
+        if not at_once and now_ns - self._rated_ns < _RATES_KEPT_NS:
+            return
+        with self._lock:
+            self._rated_ns = now_ns
+            for lane in self.lanes.values():
+                streams = self._streams_of(lane)
+                rates = admission.advised_rates(streams, lane.latency, lane.batch_cap, now_ns)
+                for stream in streams:
+                    stream.advised_fps = rates[stream.stream_id]
+
+    def _streams_of(self, lane: Lane) -> list[DeviceStream]:
+        return [stream for stream, runs_on in self._streams.items() if runs_on is lane]
+
+    def _load_of(self, stream: DeviceStream) -> float:
+        """The share of the device that a stream asks for."""
+        lane = self._streams[stream]
+        return admission.load(stream.options, lane.latency, lane.batch_cap)
+
+
+class DeviceSession:
+    """A device as one ingest sees it: `boundary.DevicePort` in the device's own process."""
+
+    def __init__(self, device: Device, ingest: IngestPort, number: int) -> None:
+        self._device = device
+        self._ingest = ingest
+        self._number = number
+        self._streams: dict[int, tuple[DeviceStream, Lane]] = {}
+
+    @property
+    def serving(self) -> bool:
+        """See `DevicePort`."""
+        return True
+
+    async def admit(self, stream: int, options: StreamOptions) -> Admission:
+        """See `DevicePort`."""
+        return self.admit_now(stream, options)
+
+    def admit_now(self, stream: int, options: StreamOptions) -> Admission:
+        """Take a stream in. Raises: BudgetTooSmall, Overloaded, ConfigError."""
+        entered, lane = self._new_stream(stream, options)
+        self._device.admit(entered, lane)
+        self._streams[stream] = (entered, lane)
+        return Admission(entered.grant, lane.latency.smallest_budget_ns, entered.advised_fps)
+
+    def enter(self, stream: int, options: StreamOptions, grant: Grant | None = None) -> None:
+        """See `DevicePort`."""
+        entered, lane = self._streams[stream] = self._new_stream(stream, options)
+        if grant is not None:
+            entered.grant = grant
+            self._device.enter(entered, lane)
+
+    def leave(self, stream: int) -> None:
+        """See `DevicePort`."""
+        left, lane = self._streams.pop(stream, (None, None))
+        if left and lane:
+            lane.withdraw(left.share)
+            self._device.leave(left)
+
+    def submit(self, ticket: FrameTicket) -> None:
+        """See `DevicePort`."""
+        stream, lane = self._streams[ticket.stream]
+        stream.arrivals.count(time.monotonic_ns())
+        lane.submit(Entry(self._ingest, ticket.frame, ticket.deadline_ns), stream.share, ticket.prepare_ns)
+
+    def observe_reply(self, stream: int, took_ns: int) -> None:
+        """See `DevicePort`."""
+        if stream in self._streams:
+            self._streams[stream][1].observe_reply(took_ns)
+
+    def advised_fps(self, stream: int) -> float:
+        """See `DevicePort`."""
+        self._device.rate()
+        return self._streams[stream][0].advised_fps if stream in self._streams else 0.0
+
+    def rates(self) -> dict[int, float]:
+        """What each stream of the ingest may expect now."""
+        self._device.rate()
+        return {number: stream.advised_fps for number, (stream, _) in list(self._streams.items())}
+
+    def close(self) -> None:
+        """The ingest is gone: so are its streams, and nobody is told of their frames."""
+        for stream in list(self._streams):
+            self.leave(stream)
+
+    def _new_stream(self, stream: int, options: StreamOptions) -> tuple[DeviceStream, Lane]:
+        return DeviceStream(f"{self._number}/{stream}", options), self._device.lane(options.pipeline)

@@ -1,0 +1,116 @@
+"""The process of one device: its engines, their scheduler and lanes. No event loop, no gRPC, no decoder."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from foveate.engines.contract import Engine
+from foveate.engines.errors import EngineError, FoveateError
+from foveate.service.boundary import LaneStatus
+from foveate.service.child import link_to_supervisor
+from foveate.service.config import config_from_json
+from foveate.service.known_answer import KnownAnswer, known_answer, require_same_answer
+from foveate.service.lane import BatchSlot
+from foveate.service.link import Link, LinkBroken
+from foveate.service.opening import Opened, OpenPipelines, open_pipelines
+from foveate.service.pipeline import Pipeline, PipelineSet
+from foveate.service.remote_ingest import serve_ingest
+from foveate.service.slot_memory import SharedSlots
+
+__all__ = ["main"]
+
+_SWITCH_INTERVAL_S = 0.0005
+
+
+class _CheckedSlots:
+    """Shared slots of engines that still answer as they did when they were first loaded."""
+
+    def __init__(self, expected: dict[str, KnownAnswer]) -> None:
+        self.shared = SharedSlots()
+        self.answers: dict[str, KnownAnswer] = {}
+        self._expected = expected
+
+    def __call__(self, pipeline: str, engine: Engine, count: int) -> Sequence[BatchSlot]:
+        slots = self.shared(pipeline, engine, count)
+        self.answers[pipeline] = answer = known_answer(engine, slots[0].slot)
+        if pipeline in self._expected:
+            require_same_answer(pipeline, self._expected[pipeline], answer)
+        return slots
+
+
+class _EngineProcess:
+    def __init__(self, supervisor: Link, opening: OpenPipelines) -> None:
+        self._supervisor = supervisor
+        self._opening = opening
+        self._device = ""
+        self._opened: Opened | None = None
+        self._pipelines: PipelineSet | None = None
+        self._slots = _CheckedSlots({})
+
+    def run(self) -> None:
+        """Do as the supervisor says until it says to end, or is gone."""
+        try:
+            while True:
+                for message, files in self._supervisor.receive():
+                    if not self._handle(message, files):
+                        return
+        except LinkBroken:
+            os._exit(1)  # nobody is left to answer; the kernel releases what is held
+
+    def _handle(self, message: tuple[Any, ...], files: list[int]) -> bool:
+        match message:
+            case ("start", config, device, visible_gpu, expected):
+                if visible_gpu is not None:
+                    os.putenv("CUDA_VISIBLE_DEVICES", visible_gpu)  # for CUDA, which has not been loaded yet
+                return self._start(config, device, expected)
+            case ("ingest",):
+                self._serve(Link.over(files[0]))
+            case ("status", number):
+                self._supervisor.send("answer", number, self._status())
+            case ("end",):
+                if self._opened:
+                    self._opened.device.close()
+                return False
+        return True
+
+    def _start(self, config: str, device: str, expected: dict[str, KnownAnswer]) -> bool:
+        self._device, self._slots = device, _CheckedSlots(expected)
+        try:
+            self._opened = self._opening(config_from_json(config), self._slots)
+        except FoveateError as error:
+            self._supervisor.send("failed", error)
+            return False
+        opened = self._opened.pipelines
+        named = {name: self._named(each) if isinstance(each, Pipeline) else each for name, each in opened.all.items()}
+        self._pipelines = PipelineSet(named, opened.default)
+        self._supervisor.send("ready", self._pipelines.all, self._pipelines.default, self._slots.answers)
+        return True
+
+    def _named(self, pipeline: Pipeline) -> Pipeline:
+        """The pipeline with the device's name in this service: each engine process sees its own GPU as the first."""
+        return replace(pipeline, engine=replace(pipeline.engine, device=self._device))
+
+    def _serve(self, link: Link) -> None:
+        if self._opened is None or self._pipelines is None:
+            raise EngineError("an ingest came before the engines were loaded")
+        arguments = (link, self._opened.device, self._pipelines, self._slots.shared.files)
+        threading.Thread(target=serve_ingest, args=arguments, name="ingest", daemon=True).start()
+
+    def _status(self) -> list[LaneStatus]:
+        lanes = self._opened.device.status() if self._opened else ()
+        return [replace(lane, engine=replace(lane.engine, device=self._device)) for lane in lanes]
+
+
+def main(opening: OpenPipelines = open_pipelines) -> None:
+    """Serve as the supervisor says; `opening` makes the engines."""
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    _EngineProcess(link_to_supervisor(), opening).run()
+
+
+if __name__ == "__main__":
+    main()

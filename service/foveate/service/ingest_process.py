@@ -1,0 +1,156 @@
+"""The process of one ingest: gRPC, streams, decoding, answers, in one event loop and the decoders' threads."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from foveate.engines.errors import FoveateError
+from foveate.service.child import link_to_supervisor
+from foveate.service.config import ServiceConfig, config_from_json
+from foveate.service.directory import Claim
+from foveate.service.ingest import Ingest
+from foveate.service.ledger import SharedLedger
+from foveate.service.link import Calls, Link, LinkBroken
+from foveate.service.reception import Station
+from foveate.service.remote_device import RemoteDevice
+from foveate.service.server import Backing, IngestServer, decoder_threads
+from foveate.service.stream import Books, StreamRecord
+from foveate.service.whole_service import IngestReport, ServiceStatus
+
+__all__ = ["main"]
+
+
+class _Supervisor:
+    """`ServicePort` over the link to the supervisor."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.calls = Calls()
+        self.ingest: IngestReport | None = None
+
+    def attach(self, ingest: IngestReport) -> None:
+        """See `ServicePort`."""
+        self.ingest = ingest
+
+    async def claim(self, stream_id: str, resume_token: str) -> Claim:
+        """See `ServicePort`."""
+        claim: Claim = await self.calls.call(self.link, "claim", stream_id, resume_token)
+        return claim
+
+    def release(self, record: StreamRecord, *, resumable: bool) -> None:
+        """See `ServicePort`."""
+        self.link.send("release", record, resumable)
+
+    async def status(self) -> ServiceStatus:
+        """See `ServicePort`."""
+        status: ServiceStatus = await self.calls.call(self.link, "status")
+        return status
+
+
+class _IngestProcess:
+    """Belongs to the event loop's thread."""
+
+    def __init__(self, link: Link) -> None:
+        self._supervisor = _Supervisor(link)
+        self._ended = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._devices: dict[int, RemoteDevice] = {}
+        self._stations: dict[int, Station] = {}
+        self._decoders: ThreadPoolExecutor | None = None
+        self._server: IngestServer | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Do as the supervisor says until it says to end."""
+        link = self._supervisor.link
+        asyncio.get_running_loop().add_reader(link.fileno(), self._read, link)
+        await self._ended.wait()
+        asyncio.get_running_loop().remove_reader(link.fileno())
+        for device in self._devices.values():
+            device.lose()
+        if self._decoders:
+            self._decoders.shutdown(wait=False)
+
+    def _read(self, link: Link) -> None:
+        try:
+            for message, files in link.receive():
+                self._handle(message, files)
+        except LinkBroken:
+            os._exit(1)  # without the supervisor nobody keeps the books; clients find another server
+
+    def _handle(self, message: tuple[Any, ...], files: list[int]) -> None:
+        match message:
+            case ("start", config, address, devices):
+                self._begin(self._start(config_from_json(config), address, devices, files[0]))
+            case ("device", number):
+                self._devices[number].connect(Link.over(files[0]))
+            case ("answer", number, outcome):
+                self._supervisor.calls.answer(number, outcome)
+            case ("evict", stream_id) if self._supervisor.ingest:
+                self._supervisor.ingest.evict(stream_id)
+            case ("streams", number):
+                ingest = self._supervisor.ingest
+                self._supervisor.link.send("answer", number, ingest.streams() if ingest else [])
+            case ("drain", grace_ms):
+                self._begin(self._drain(grace_ms))
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _start(self, config: ServiceConfig, address: str, devices: int, ledger: int) -> None:
+        shared = SharedLedger(ledger)
+        os.close(ledger)
+        self._decoders = ThreadPoolExecutor(decoder_threads(config), "decode")
+        loop = asyncio.get_running_loop()
+        for number in range(devices):
+            ingest = Ingest(loop.call_soon_threadsafe, self._decoders)
+            self._devices[number] = RemoteDevice(ingest, self._device_changed)
+            self._stations[number] = Station(self._devices[number], ingest)
+        try:
+            server = IngestServer(config, address, shared_port=not address.startswith("unix:"))
+            pipelines = await self._first_pipelines()
+            await server.start(Backing(pipelines, self._stations, self._supervisor, Books(shared)))
+        except FoveateError as error:
+            self._supervisor.link.send("failed", error)
+            return
+        self._server = server
+        self._supervisor.link.send("ready", server.address)
+
+    async def _first_pipelines(self) -> Any:
+        while True:
+            for device in self._devices.values():
+                if device.pipelines is not None:
+                    return device.pipelines
+            self._changed.clear()
+            await self._changed.wait()
+
+    def _device_changed(self) -> None:
+        self._changed.set()
+        if self._server:
+            serving = any(device.serving for device in self._devices.values())
+            self._begin(self._server.report_health(serving=serving))
+
+    async def _drain(self, grace_ms: int) -> None:
+        if self._server:
+            await self._server.stop(grace_ms)
+        self._ended.set()
+
+
+def main() -> None:
+    """Serve as the supervisor says."""
+    link = link_to_supervisor()
+
+    async def run() -> None:
+        await _IngestProcess(link).run()
+
+    asyncio.run(run())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""A device in another process, as an ingest sees it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foveate.engines.contract import TensorSpec
+from foveate.engines.errors import EngineUnavailable
+from foveate.service.boundary import Admission, FrameTicket, Refused, Row
+from foveate.service.frame import Grant, Ran, StreamOptions, Verdict
+from foveate.service.ingest import Ingest
+from foveate.service.link import Calls, Link, LinkBroken
+from foveate.service.pipeline import PipelineSet
+from foveate.service.slot_memory import SlotMemory
+
+__all__ = ["RemoteDevice"]
+
+_LOST = "the engine process has died and is being started again: send the next frame in some seconds"
+
+
+class RemoteDevice:
+    """`boundary.DevicePort` over a link, which may break and be replaced. Belongs to the event loop's thread."""
+
+    def __init__(self, ingest: Ingest, on_change: Callable[[], None]) -> None:
+        """`on_change` is called when the device has come or gone."""
+        self._ingest = ingest
+        self._on_change = on_change
+        self._link: Link | None = None
+        self._calls = Calls()
+        self._streams: dict[int, tuple[StreamOptions, Grant | None]] = {}
+        self._rates: dict[int, float] = {}
+        self._replies: list[tuple[int, int]] = []
+        self._specs: dict[str, Sequence[TensorSpec]] = {}
+        self.pipelines: PipelineSet | None = None
+
+    def connect(self, link: Link) -> None:
+        """Go on over this link: its first message says what is served. Streams of before are entered again."""
+        self.lose()
+        self._link = link
+        asyncio.get_running_loop().add_reader(link.fileno(), self._read, link)
+
+    def lose(self) -> None:
+        """The device is gone, with all frames that it had; they are answered FAILED."""
+        link, self._link = self._link, None
+        if link is None:
+            return
+        was_serving, self.pipelines = self.serving, None
+        asyncio.get_running_loop().remove_reader(link.fileno())
+        link.close()
+        self._calls.fail(EngineUnavailable(_LOST))
+        self._ingest.fail_all(_LOST)
+        self._rates.clear()
+        self._replies.clear()
+        if was_serving:
+            self._on_change()
+
+    @property
+    def serving(self) -> bool:
+        """See `DevicePort`."""
+        return self._link is not None and self.pipelines is not None
+
+    async def admit(self, stream: int, options: StreamOptions) -> Admission:
+        """See `DevicePort`."""
+        admission: Admission = await self._call("admit", stream, options)
+        self._streams[stream] = (options, admission.grant)
+        self._rates[stream] = admission.advised_fps
+        return admission
+
+    def enter(self, stream: int, options: StreamOptions, grant: Grant | None = None) -> None:
+        """See `DevicePort`."""
+        self._streams[stream] = (options, grant)
+        self._send("enter", stream, options, grant)
+
+    def leave(self, stream: int) -> None:
+        """See `DevicePort`."""
+        self._rates.pop(stream, None)
+        self._streams.pop(stream, None)
+        self._send("leave", stream)
+
+    def submit(self, ticket: FrameTicket) -> None:
+        """See `DevicePort`."""
+        replies, self._replies = self._replies, []
+        if not self.serving or not self._send("submit", tuple(ticket), replies):
+            self._ingest.refuse([Refused(ticket.frame, Verdict.FAILED, _LOST)])
+
+    def observe_reply(self, stream: int, took_ns: int) -> None:
+        """See `DevicePort`. It goes along with the next frame."""
+        self._replies.append((stream, took_ns))
+
+    def advised_fps(self, stream: int) -> float:
+        """See `DevicePort`."""
+        return self._rates.get(stream, 0.0)
+
+    async def _call(self, kind: str, *arguments: Any) -> Any:
+        if not self.serving or self._link is None:
+            raise EngineUnavailable(_LOST)
+        try:
+            return await self._calls.call(self._link, kind, *arguments)
+        except LinkBroken as error:
+            raise EngineUnavailable(_LOST) from error
+
+    def _send(self, *message: Any) -> bool:
+        """Whether it could be sent; what could not is seen to when the link's end is read."""
+        try:
+            if self._link is not None:
+                self._link.send(*message)
+                return True
+        except LinkBroken:
+            pass
+        return False
+
+    def _read(self, link: Link) -> None:
+        try:
+            for message, files in link.receive():
+                self._handle(link, message, files)
+        except LinkBroken:
+            if link is self._link:
+                self.lose()
+
+    def _handle(self, link: Link, message: tuple[Any, ...], files: list[int]) -> None:
+        match message:
+            case ("prepare", pipeline, slot, rows):
+                self._ingest.start_decoding(pipeline, slot, [Row(*row) for row in rows], _Prepared(link))
+            case ("ran", pipeline, ran, rows):
+                specs = self._specs[pipeline]
+                outputs = [(frame, _arrays(specs, values)) for frame, values in rows]
+                self._ingest.settle_run(pipeline, Ran(*ran), outputs)
+            case ("refuse", refused):
+                told = [Refused(frame, Verdict(verdict), *why) for frame, verdict, *why in refused]
+                self._ingest.settle_refused(told)
+            case ("rates", rates):
+                self._rates.update((stream, fps) for stream, fps in rates.items() if stream in self._streams)
+            case ("answer", number, outcome):
+                self._calls.answer(number, outcome)
+            case ("serving", pipelines, default, names):
+                self._serve(PipelineSet(pipelines, default), dict(zip(names, files, strict=True)))
+            case _:
+                raise ValueError(f"a message of a device was expected, not {message[0]!r}")
+
+    def _serve(self, pipelines: PipelineSet, files: Mapping[str, int]) -> None:
+        for pipeline in pipelines.ready:
+            memory = SlotMemory(pipeline.engine, pipeline.slots, files[pipeline.name])
+            self._ingest.serve(pipeline, memory.inputs())
+            self._specs[pipeline.name] = pipeline.engine.outputs
+            memory.close()
+        self.pipelines = pipelines
+        for stream, (options, grant) in self._streams.items():
+            self._send("enter", stream, options, grant)
+        self._on_change()
+
+
+class _Prepared:
+    """Tells a device that a row is written; from any thread."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def __call__(self, frame: int, succeeded: bool) -> None:
+        with suppress(LinkBroken):
+            self._link.send("prepared", frame, succeeded)
+
+
+def _arrays(specs: Sequence[TensorSpec], values: Sequence[bytes]) -> dict[str, NDArray[Any]]:
+    return {
+        spec.name: np.frombuffer(data, spec.dtype).reshape(spec.shape) for spec, data in zip(specs, values, strict=True)
+    }

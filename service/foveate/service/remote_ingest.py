@@ -1,0 +1,151 @@
+"""An ingest in another process, as a device sees it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from foveate.engines.errors import FoveateError
+from foveate.service.boundary import FrameTicket, Refused, Row
+from foveate.service.device import Device, DeviceSession
+from foveate.service.frame import Ran
+from foveate.service.link import Link, LinkBroken
+from foveate.service.pipeline import PipelineSet
+
+__all__ = ["RemoteIngest", "serve_ingest"]
+
+_log = logging.getLogger(__name__)
+
+
+class RemoteIngest:
+    """`boundary.IngestPort` over a link. Thread-safe."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._lock = threading.Lock()
+        self._preparing: dict[int, Callable[[int, bool], None]] = {}
+        self._gone = False
+
+    def prepare(self, pipeline: str, slot: int, rows: Sequence[Row], done: Callable[[int, bool], None]) -> None:
+        """See `IngestPort`."""
+        with self._lock:
+            self._preparing.update((row.frame, done) for row in rows)
+            gone = self._gone
+        if gone:
+            self.lose()
+        else:
+            self._send("prepare", pipeline, slot, [tuple(row) for row in rows])
+
+    def prepared(self, frame: int, succeeded: bool) -> None:
+        """The ingest is done with a row."""
+        with self._lock:
+            done = self._preparing.pop(frame, None)
+        if done:
+            done(frame, succeeded)
+
+    def refuse(self, refused: Sequence[Refused]) -> None:
+        """See `IngestPort`."""
+        self._send("refuse", [(each.frame, each.verdict.value, each.message, each.batch_size) for each in refused])
+
+    def deliver(self, pipeline: str, ran: Ran, outputs: Sequence[tuple[int, Mapping[str, NDArray[Any]]]]) -> None:
+        """See `IngestPort`."""
+        rows = [(frame, [values.tobytes() for values in row.values()]) for frame, row in outputs]
+        self._send("ran", pipeline, tuple(ran), rows)
+
+    def advise(self, rates: Mapping[int, float]) -> None:
+        """What these streams may expect from now on."""
+        self._send("rates", dict(rates))
+
+    def lose(self) -> None:
+        """The ingest has died: what it was decoding will not be."""
+        with self._lock:
+            self._gone = True
+            lost = list(self._preparing)
+        for frame in lost:
+            self.prepared(frame, False)
+
+    def _send(self, *message: Any) -> None:
+        try:
+            self._link.send(*message)
+        except LinkBroken:
+            self.lose()
+
+
+class _Advice:
+    """Tells an ingest of its streams' rates as they change."""
+
+    def __init__(self, session: DeviceSession, ingest: RemoteIngest) -> None:
+        self._session = session
+        self._ingest = ingest
+        self._told: dict[int, float] = {}
+
+    def tell(self) -> None:
+        rates = self._session.rates()
+        changed = {stream: fps for stream, fps in rates.items() if self._told.get(stream) != fps}
+        self._told = rates
+        if changed:
+            self._ingest.advise(changed)
+
+
+_ADVISED_EVERY_S = 0.5
+
+
+def serve_ingest(link: Link, device: Device, pipelines: PipelineSet, memories: Mapping[str, int]) -> None:
+    """Serve an ingest in another process until it goes. `memories` are the files of the slots by pipeline.
+
+    Blocks; for a thread of its own.
+    """
+    ingest = RemoteIngest(link)
+    session = device.session(ingest)
+    over = threading.Event()
+    advice = _Advice(session, ingest)
+
+    def advise() -> None:
+        while not over.wait(_ADVISED_EVERY_S):
+            advice.tell()
+
+    adviser = threading.Thread(target=advise, name="advice", daemon=True)
+    try:
+        link.send("serving", pipelines.all, pipelines.default, list(memories), files=list(memories.values()))
+        adviser.start()
+        while True:
+            for message, _ in link.receive():
+                try:
+                    _handle(message, link, session, ingest)
+                except LinkBroken:
+                    raise
+                except Exception:  # noqa: BLE001 - one message must not end an ingest's service
+                    _log.exception("the message %s of an ingest made no sense", message[0])
+    except LinkBroken:
+        pass
+    finally:
+        over.set()
+        session.close()
+        ingest.lose()
+        link.close()
+
+
+def _handle(message: tuple[Any, ...], link: Link, session: DeviceSession, ingest: RemoteIngest) -> None:
+    match message:
+        case ("submit", ticket, replies):
+            for stream, took_ns in replies:
+                session.observe_reply(stream, took_ns)
+            session.submit(FrameTicket(*ticket))
+        case ("prepared", frame, succeeded):
+            ingest.prepared(frame, succeeded)
+        case ("admit", number, stream, options):
+            try:
+                outcome: object = session.admit_now(stream, options)
+            except FoveateError as error:
+                outcome = error
+            link.send("answer", number, outcome)
+        case ("enter", stream, options, grant):
+            session.enter(stream, options, grant)
+        case ("leave", stream):
+            session.leave(stream)
+        case _:
+            raise ValueError(f"a message of an ingest was expected, not {message[0]!r}")

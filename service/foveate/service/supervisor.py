@@ -1,0 +1,319 @@
+"""The supervisor: starts the processes of a service, brings them together, and replaces those that die.
+
+It carries no frame. It holds what must outlive a process: the port, the names and tokens of the streams, the ledgers,
+and what each engine answered to a known picture.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Coroutine
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from foveate.engines.errors import EngineError, FoveateError
+from foveate.service.boundary import LaneStatus
+from foveate.service.child import Child
+from foveate.service.config import ServiceConfig
+from foveate.service.devices import device_names, visible_gpu
+from foveate.service.directory import StreamDirectory
+from foveate.service.frame_trace import begin_trace, end_trace
+from foveate.service.known_answer import KnownAnswer
+from foveate.service.ledger import Ledger, SharedLedger
+from foveate.service.link import Calls, Link, LinkBroken
+from foveate.service.pipeline import PipelineSet
+from foveate.service.shared_port import SharedPort
+from foveate.service.whole_service import ServiceStatus, StreamStatus
+
+__all__ = ["Programs", "Supervisor"]
+
+_log = logging.getLogger(__name__)
+
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 10.0
+_LIVED_WELL_S = 30.0
+"""A process that lived so long is started again without a pause when it dies."""
+_ANSWERED_WITHIN_S = 2.0
+_ENDED_WITHIN_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Programs:
+    """The modules that the processes run."""
+
+    engine: str = "foveate.service.engine_process"
+    ingest: str = "foveate.service.ingest_process"
+
+
+@dataclass(eq=False)
+class _Part:
+    """A process of the service, over all its lives."""
+
+    number: int
+    name: str
+    child: Child | None = None
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    calls: Calls = field(default_factory=Calls)
+    failure: FoveateError | None = None
+    """Why it could not start."""
+    served: bool = False
+    """Whether it ever was ready."""
+    pause_s: float = _FIRST_PAUSE_S
+    started_s: float = 0.0
+
+    @property
+    def link(self) -> Link | None:
+        return self.child.link if self.child else None
+
+
+@dataclass(eq=False)
+class _EnginePart(_Part):
+    device: str = ""
+    pipelines: PipelineSet | None = None
+    answers: dict[str, KnownAnswer] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class _IngestPart(_Part):
+    ledger_file: int = -1
+
+    def __post_init__(self) -> None:
+        self.ledger_file = SharedLedger.new_file()
+        self.ledger = SharedLedger(self.ledger_file)
+
+    def evict(self, stream_id: str) -> None:
+        """See `directory.Holder`."""
+        if self.link:
+            with suppress(LinkBroken):
+                self.link.send("evict", stream_id)
+
+
+class Supervisor:
+    """A running service of several processes. Make it and use it within one event loop, of the thread that stays."""
+
+    def __init__(self, config: ServiceConfig, ingests: int, programs: Programs | None = None) -> None:
+        self._config = config
+        self._programs = programs or Programs()
+        names = device_names(config.devices)
+        self._engines = [_EnginePart(number, f"engine {name}", device=name) for number, name in enumerate(names)]
+        count = 1 if config.listen.startswith("unix:") else ingests  # a socket file cannot be shared
+        self._ingests = [_IngestPart(number, f"ingest {number}") for number in range(count)]
+        self._directory = StreamDirectory(config.limits.max_streams, config.resume_s, 0)
+        self._ended = Ledger()
+        """What was counted by ingests that have died."""
+        self._port: SharedPort | None = None
+        self._stopping = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.address = config.listen
+
+    @property
+    def pipelines(self) -> PipelineSet:
+        """What is served. Raises: EngineError where no engine has been loaded."""
+        for engine in self._engines:
+            if engine.pipelines is not None:
+                return engine.pipelines
+        raise EngineError("no engine has been loaded")
+
+    @property
+    def processes(self) -> dict[str, int]:
+        """The process ids of those that run, by name."""
+        return {part.name: part.child.pid for part in self._parts if part.child}
+
+    @property
+    def _parts(self) -> list[_Part]:
+        return [*self._engines, *self._ingests]
+
+    async def start(self) -> str:
+        """Start all processes, and return the address as HOST:PORT once every one of them serves.
+
+        Raises: ConfigError if the port cannot be had, FoveateError if the default pipeline cannot be served.
+        """
+        if not self.address.startswith("unix:"):
+            self._port = SharedPort(self._config.listen)
+            self.address = self._port.address
+        if self._config.trace:
+            begin_trace(self._config.trace)
+        try:
+            for part in self._parts:
+                self._launch(part)
+            for part in self._parts:
+                await part.ready.wait()
+                if part.failure:
+                    raise part.failure
+        except BaseException:
+            await self.stop(0)
+            raise
+        return self.address
+
+    async def stop(self, grace_ms: int | None = None) -> None:
+        """Drain in the frame's order: first the ingests answer what waits, then the engines are released."""
+        self._stopping = True
+        grace_ms = self._config.drain_grace_ms if grace_ms is None else grace_ms
+        await self._end(self._ingests, "drain", grace_ms, within_s=grace_ms / 1e3 + _ENDED_WITHIN_S)
+        await self._end(self._engines, "end", within_s=_ENDED_WITHIN_S)
+        for task in self._tasks:
+            task.cancel()
+        for ingest in self._ingests:
+            os.close(ingest.ledger_file)
+        if self._port:
+            self._port.close()
+        if self._config.trace and self._config.trace.exists():
+            end_trace(self._config.trace)
+
+    async def _end(self, parts: list[Any], *message: Any, within_s: float) -> None:
+        children = [part.child for part in parts if part.child]
+        for child in children:
+            with suppress(LinkBroken):
+                child.link.send(*message)
+        await asyncio.gather(*(asyncio.to_thread(child.wait, within_s) for child in children))
+        for part in parts:
+            if part.child:
+                self._forget(part)
+
+    def _launch(self, part: _Part) -> None:
+        part.started_s = time.monotonic()
+        program = self._programs.engine if isinstance(part, _EnginePart) else self._programs.ingest
+        part.child = child = Child(program)
+        asyncio.get_running_loop().add_reader(child.link.fileno(), self._read, part, child)
+        config = self._config.model_dump_json()
+        try:
+            if isinstance(part, _EnginePart):
+                child.link.send("start", config, part.device, visible_gpu(part.device), part.answers)
+            elif isinstance(part, _IngestPart):
+                child.link.send("start", config, self.address, len(self._engines), files=[part.ledger_file])
+                for engine in self._engines:
+                    self._introduce(part, engine)
+        except LinkBroken:
+            pass  # it died at once, which is seen where its link is read
+
+    def _introduce(self, ingest: _IngestPart, engine: _EnginePart) -> None:
+        """Connect an ingest with an engine process that has loaded its engines."""
+        if engine.pipelines is None or not (ingest.link and engine.link):
+            return
+        ends = Link.pair()
+        try:
+            engine.link.send("ingest", files=[ends[0].fileno()])
+            ingest.link.send("device", engine.number, files=[ends[1].fileno()])
+        except LinkBroken:
+            pass  # one of them has just died, and is introduced again in its next life
+        finally:
+            for end in ends:
+                end.close()
+
+    def _read(self, part: _Part, child: Child) -> None:
+        try:
+            for message, _ in child.link.receive():
+                self._handle(part, message)
+        except LinkBroken:
+            if part.child is child:
+                self._bury(part)
+
+    def _handle(self, part: _Part, message: tuple[Any, ...]) -> None:
+        match part, message:
+            case _EnginePart(), ("ready", pipelines, default, answers):
+                part.answers = part.answers or answers
+                part.pipelines = PipelineSet(pipelines, default)
+                self._directory.serving.add(part.number)
+                part.served = True
+                part.ready.set()
+                for ingest in self._ingests:
+                    self._introduce(ingest, part)
+            case _IngestPart(), ("ready", _):
+                part.served = True
+                part.ready.set()
+            case _, ("failed", error):
+                part.failure = error
+                if part.served:
+                    _log.error("the %s process cannot go on: %s", part.name, error)
+                part.ready.set()
+            case _, ("answer", number, outcome):
+                part.calls.answer(number, outcome)
+            case _IngestPart(), ("claim", number, stream_id, token):
+                self._begin(self._claim(part, number, stream_id, token))
+            case _IngestPart(), ("release", record, resumable):
+                self._directory.release(part, record, resumable=resumable)
+            case _IngestPart(), ("status", number):
+                self._begin(self._tell_status(part, number))
+            case _:
+                raise ValueError(f"the {part.name} process said {message[0]!r}, which has no meaning")
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _claim(self, ingest: _IngestPart, number: int, stream_id: str, token: str) -> None:
+        try:
+            outcome: object = await self._directory.claim(ingest, stream_id, token)
+        except FoveateError as error:
+            outcome = error
+        self._reply(ingest, number, outcome)
+
+    async def _tell_status(self, ingest: _IngestPart, number: int) -> None:
+        self._reply(ingest, number, await self.status())
+
+    def _reply(self, part: _Part, number: int, outcome: object) -> None:
+        if part.link:
+            with suppress(LinkBroken):
+                part.link.send("answer", number, outcome)
+
+    async def status(self) -> ServiceStatus:
+        """How the whole service stands now."""
+        lanes: list[LaneStatus] = []
+        streams: list[StreamStatus] = []
+        engines = [self._ask(engine, "status") for engine in self._engines if engine.pipelines]
+        ingests = [self._ask(ingest, "streams") for ingest in self._ingests]
+        for found in await asyncio.gather(*engines):
+            lanes += found
+        for found in await asyncio.gather(*ingests):
+            streams += found
+        total = Ledger()
+        total.add(self._ended)
+        for ingest in self._ingests:
+            total.add(ingest.ledger.read())
+        return ServiceStatus(lanes, streams, total)
+
+    async def _ask(self, part: _Part, kind: str) -> list[Any]:
+        """What a process says; nothing where it is down or hangs."""
+        if part.link and part.ready.is_set():
+            with suppress(LinkBroken, FoveateError, TimeoutError):
+                answer: list[Any] = await asyncio.wait_for(part.calls.call(part.link, kind), _ANSWERED_WITHIN_S)
+                return answer
+        return []
+
+    def _bury(self, part: _Part) -> None:
+        """A process has died: keep what must outlive it, and start it again unless all is to end."""
+        code = self._forget(part)
+        if isinstance(part, _EnginePart):
+            part.pipelines = None
+            self._directory.serving.discard(part.number)
+        elif isinstance(part, _IngestPart):
+            self._ended.add(part.ledger.close_books())
+            self._directory.lose(part)
+        if self._stopping:
+            return
+        if not part.served:
+            died = EngineError(f"the {part.name} process died while it started: see its messages above")
+            part.failure = part.failure or died
+            part.ready.set()
+            return
+        lived_s = time.monotonic() - part.started_s
+        part.pause_s = _FIRST_PAUSE_S if lived_s > _LIVED_WELL_S else min(2 * part.pause_s, _LONGEST_PAUSE_S)
+        _log.error("the %s process has died (exit code %d): it is started again", part.name, code)
+        self._begin(self._relaunch(part))
+
+    async def _relaunch(self, part: _Part) -> None:
+        await asyncio.sleep(part.pause_s)
+        if not self._stopping:
+            self._launch(part)
+
+    def _forget(self, part: _Part) -> int:
+        child, part.child = part.child, None
+        assert child is not None
+        asyncio.get_running_loop().remove_reader(child.link.fileno())
+        part.calls.fail(EngineError(f"the {part.name} process has died"))
+        return child.end()

@@ -1,0 +1,93 @@
+"""A device sees the streams of all its ingests: what is promised to one is not promised to another."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pytest
+from numpy.typing import NDArray
+
+from foveate.engines.errors import BudgetTooSmall, ConfigError
+from foveate.engines.fake import FakeEngine
+from foveate.service.boundary import FrameTicket, Refused, Row
+from foveate.service.device import Device
+from foveate.service.frame import Grant, Ran, Verdict
+from foveate.service.lane import Lane
+from foveate.service.opening import new_slots
+from support.frames import MS, latency_model, stream_options
+
+
+class SilentIngest:
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.refused: list[Refused] = []
+
+    def prepare(self, pipeline: str, slot: int, rows: Sequence[Row], done: Callable[[int, bool], None]) -> None:
+        for row in rows:
+            done(row.frame, False)
+
+    def refuse(self, refused: Sequence[Refused]) -> None:
+        self.refused += refused
+
+    def deliver(self, pipeline: str, ran: Ran, outputs: Sequence[tuple[int, Mapping[str, NDArray[Any]]]]) -> None:
+        raise AssertionError("nothing was decoded")
+
+
+@pytest.fixture
+def device() -> Iterator[Device]:
+    engine = FakeEngine("colour", max_batch=4)
+    engine.load()
+    latency = latency_model(lambda batch: 10 * MS)  # 400 frames a second, of which 340 can be promised
+    made = Device([Lane("colour", engine, latency, new_slots("colour", engine, 2))])
+    yield made
+    made.close()
+
+
+def test_promises_count_over_all_ingests_and_are_free_again_with_the_ingest(device: Device) -> None:
+    one, other = device.session(SilentIngest()), device.session(SilentIngest())
+    wanted = stream_options(budget_ms=200, fps=200.0)
+    assert one.admit_now(1, wanted).grant is Grant.GUARANTEED
+    assert other.admit_now(1, wanted).grant is Grant.BEST_EFFORT, "the same number is another stream"
+    one.close()
+    other.leave(1)
+    assert other.admit_now(2, wanted).grant is Grant.GUARANTEED
+
+
+def test_a_stream_that_was_admitted_before_keeps_its_promise_and_is_counted(device: Device) -> None:
+    session = device.session(SilentIngest())
+    wanted = stream_options(budget_ms=200, fps=200.0)
+    session.enter(1, wanted, Grant.GUARANTEED)
+    session.enter(2, wanted)  # a single picture is promised nothing
+    assert session.admit_now(3, wanted).grant is Grant.BEST_EFFORT
+
+
+def test_rates_are_told_per_stream_of_the_ingest(device: Device) -> None:
+    one, other = device.session(SilentIngest()), device.session(SilentIngest())
+    one.admit_now(5, stream_options(budget_ms=200, fps=100.0))
+    other.admit_now(5, stream_options(budget_ms=200))
+    assert set(one.rates()) == {5}
+    assert one.advised_fps(5) == pytest.approx(100.0)
+    assert other.advised_fps(5) == pytest.approx(300.0)
+    assert other.advised_fps(6) == 0.0
+
+
+def test_what_cannot_be_served_is_refused(device: Device) -> None:
+    session = device.session(SilentIngest())
+    with pytest.raises(BudgetTooSmall):
+        asyncio.run(session.admit(1, stream_options(budget_ms=5)))
+    with pytest.raises(ConfigError, match="expected one of colour"):
+        device.lane("colours")
+    assert session.rates() == {}
+
+
+def test_a_late_frame_comes_back_to_its_own_ingest(device: Device) -> None:
+    ingests = [SilentIngest(), SilentIngest()]
+    sessions = [device.session(ingest) for ingest in ingests]
+    for session in sessions:
+        session.enter(1, stream_options())
+    sessions[1].submit(FrameTicket(frame=7, stream=1, deadline_ns=0, prepare_ns=0))
+    assert [(each.frame, each.verdict) for each in ingests[1].refused] == [(7, Verdict.INFEASIBLE)]
+    assert ingests[0].refused == []
