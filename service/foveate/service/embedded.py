@@ -1,7 +1,7 @@
 """A server of one's own, in a child process, for as long as a `with` block lasts.
 
-The child is this module run as a program: it takes its settings from its standard input, says where it listens, and
-stops when its standard input ends, so that it never outlives a parent that died.
+The child is a module run as a program, this one unless another is named: it takes its settings from its standard
+input, says where it listens, and stops when its standard input ends, so that it never outlives a parent that died.
 """
 
 from __future__ import annotations
@@ -14,14 +14,23 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from foveate.engines import errors
 from foveate.engines.errors import EngineError, FoveateError
 from foveate.service.config import ServiceConfig, config_from_json, load_config, only_pipelines
 
-__all__ = ["embedded_server", "main"]
+if TYPE_CHECKING:
+    from foveate.service.serve import RunningService
+
+    NewService = Callable[[ServiceConfig], RunningService]
+
+__all__ = ["ChildServer", "child_server", "embedded_server", "main", "serve_parent"]
+
+_THIS_MODULE = "foveate.service.embedded"
 
 _STOP_WITHIN_S = 15.0
 
@@ -37,9 +46,27 @@ def embedded_server(pipelines: Sequence[str] = (), config: ServiceConfig | None 
     if pipelines:
         settings = only_pipelines(settings, pipelines)
     settings = settings.model_copy(update={"listen": "127.0.0.1:0", "drain_grace_ms": 1000})
+    with child_server(_THIS_MODULE, settings.model_dump_json()) as child:
+        yield child.address
+
+
+@dataclass(frozen=True, slots=True)
+class ChildServer:
+    """A server in a process of its own."""
+
+    address: str
+    pid: int
+
+
+@contextmanager
+def child_server(module: str, settings: str) -> Iterator[ChildServer]:
+    """Run a module that serves as one line of settings on its standard input says, until the block ends.
+
+    Raises: FoveateError with the server's own message if it cannot start.
+    """
     # A session of its own, so that Ctrl-C in the terminal reaches the parent alone, which decides when to stop.
     process = subprocess.Popen(
-        [sys.executable, "-m", __name__],
+        [sys.executable, "-m", module],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -49,9 +76,9 @@ def embedded_server(pipelines: Sequence[str] = (), config: ServiceConfig | None 
         assert process.stdin is not None
         try:
             with suppress(BrokenPipeError):  # it died at once; its end of output says so
-                process.stdin.write(settings.model_dump_json() + "\n")
+                process.stdin.write(settings + "\n")
                 process.stdin.flush()
-            yield _address(process)
+            yield ChildServer(_address(process), process.pid)
         finally:
             process.terminate()
             try:
@@ -73,11 +100,18 @@ def _address(process: subprocess.Popen[str]) -> str:
 
 def main() -> None:
     """Serve as the settings on standard input say, until it ends or SIGTERM comes."""
+    from foveate.service.serve import new_service  # here, so that importing this module stays light
+
+    serve_parent(lambda line: (config_from_json(line), new_service))
+
+
+def serve_parent(read: Callable[[str], tuple[ServiceConfig, NewService]]) -> None:
+    """Be the child of `child_server`: `read` its line of settings, and serve what that makes."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    config = config_from_json(sys.stdin.readline())
+    config, new = read(sys.stdin.readline())
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     try:
-        asyncio.run(_run(config))
+        asyncio.run(_run(config, new))
     except FoveateError as error:
         print(json.dumps({"error": str(error), "kind": type(error).__name__}), flush=True)
 
@@ -87,10 +121,10 @@ def _stop_with_parent() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-async def _run(config: ServiceConfig) -> None:
-    from foveate.service.serve import serve  # here, so that importing this module stays light
+async def _run(config: ServiceConfig, new: NewService) -> None:
+    from foveate.service.serve import serve
 
-    await serve(config, lambda address, _: print(json.dumps({"address": address}), flush=True))
+    await serve(config, lambda address, _: print(json.dumps({"address": address}), flush=True), new)
 
 
 if __name__ == "__main__":

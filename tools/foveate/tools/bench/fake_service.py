@@ -6,12 +6,7 @@ standard input ends.
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
-import signal
-import sys
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,8 +22,10 @@ from foveate.models.manifest import HeadSpec, InputSpec, Manifest
 from foveate.models.package import PreparedModel
 from foveate.service.config import Limits, PipelineConfig, ServiceConfig, load_config
 from foveate.service.device import Device
+from foveate.service.embedded import serve_parent
 from foveate.service.opening import NewSlots, Opened, open_pipeline
 from foveate.service.pipeline import PipelineSet
+from foveate.service.server import Server
 
 __all__ = ["FAKE_PIPELINE", "FakeSpec", "fake_engine", "fake_model", "main"]
 
@@ -103,31 +100,18 @@ def fake_model(spec: FakeSpec) -> PreparedModel:
 
 def main() -> None:
     """Serve the fake engine as the specification on standard input says, until it ends or SIGTERM comes."""
-    spec = FakeSpec(**json.loads(sys.stdin.readline()))
-    threading.Thread(target=_stop_with_parent, daemon=True).start()
-    asyncio.run(_serve(spec))
+    serve_parent(_service)
 
 
-def _stop_with_parent() -> None:
-    sys.stdin.read()
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-async def _serve(spec: FakeSpec) -> None:
-    from foveate.service.serve import serve  # here, so that importing this module stays light
-    from foveate.service.server import Server
-
+def _service(line: str) -> tuple[ServiceConfig, Callable[[ServiceConfig], Server]]:
+    spec = FakeSpec(**json.loads(line))
     config = load_config(
         listen="127.0.0.1:0",
         pipelines={FAKE_PIPELINE: PipelineConfig(model=FAKE_PIPELINE)},
         drain_grace_ms=1000,
         limits=Limits(max_streams=4096),
     )
-    await serve(
-        config,
-        lambda address, _: print(json.dumps({"address": address}), flush=True),
-        lambda settings: Server(settings, _opening(spec)),
-    )
+    return config, lambda settings: Server(settings, _opening(spec))
 
 
 def _opening(spec: FakeSpec) -> Callable[[ServiceConfig, NewSlots], Opened]:

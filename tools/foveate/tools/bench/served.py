@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from foveate.engines.errors import EngineError
+from foveate.service.embedded import child_server
 from foveate.tools.bench.raw_rate import on_cores
 
 __all__ = ["Served", "Usage", "serving"]
 
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
-_STOP_WITHIN_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,40 +54,12 @@ class Served:
 def serving(module: str, settings: str, cores: Sequence[int] | None = None) -> Iterator[Served]:
     """Run a module that takes its settings on its standard input and says where it serves, until the block ends.
 
-    Raises: EngineError with the server's own message if it cannot start.
+    Raises: FoveateError with the server's own message if it cannot start.
     """
-    with on_cores(cores):
-        # A session of its own, so that Ctrl-C in the terminal reaches this process alone.
-        process = subprocess.Popen(
-            [sys.executable, "-m", module],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-    with process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            with suppress(BrokenPipeError):  # it died at once; its end of output says so
-                process.stdin.write(settings + "\n")
-                process.stdin.flush()
-            yield Served(_address(process.stdout.readline()), process.pid)
-        finally:
-            process.terminate()
-            try:
-                process.wait(_STOP_WITHIN_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def _address(line: str) -> str:
-    if not line:
-        raise EngineError("the server died while it started: see its messages above")
-    outcome = json.loads(line)
-    if "error" in outcome:
-        raise EngineError(outcome["error"])
-    return str(outcome["address"])
+    with ExitStack() as stack:
+        with on_cores(cores):
+            child = stack.enter_context(child_server(module, settings))
+        yield Served(child.address, child.pid)
 
 
 def _tree(pid: int) -> Iterator[int]:
