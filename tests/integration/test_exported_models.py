@@ -198,7 +198,8 @@ def check_classifier(name: str, store: ModelStore, packages: Path) -> None:
     best = np.argsort(-expected, axis=1, kind="stable")[:, :20]
     np.testing.assert_allclose(outputs["scores"], np.take_along_axis(expected, best, axis=1), rtol=1e-2, atol=1e-5)
     np.testing.assert_array_equal(outputs["class_ids"][:, 0], best[:, 0])
-    assert len(set(best[:, 0])) > 1, "random weights that say the same of every picture test nothing"
+    spread = np.ptp(expected, axis=0).max() / expected.max()
+    assert spread > 0.05, "random weights that say the same of every picture test nothing"
 
 
 def test_a_classifier_says_what_torchvision_says(model_store: ModelStore, packages: Path) -> None:

@@ -21,6 +21,7 @@ _CLASS_SPREAD = 2.0
 _RARE = -4.0
 """Mean of class scores that are judged one by one, in standard deviations: few of the many reach one half."""
 _SMALLEST_SPREAD = 1e-6
+_SEED = 0
 _LEAST_VARIANCE = 0.2
 """Of a channel, as a share of the mean over all channels of its layer."""
 
@@ -40,6 +41,9 @@ def calibrate(
         if layer in done:  # a head that several levels share keeps to the first of them, the largest
             return output
         done.add(layer)
+        if not layer.weight.any():  # a head that training begins with nothing, as vision transformers' do
+            nn.init.normal_(layer.weight, generator=torch.Generator().manual_seed(_SEED))
+            output = layer.forward(*inputs)
         spread = _CLASS_SPREAD if layer in class_layers else 1.0
         centre = _RARE * spread if layer in class_layers and independent else 0.0
         factor = spread / output.std().clamp(min=_SMALLEST_SPREAD)

@@ -106,7 +106,26 @@ def _network(name: str, model: nn.Module, spec: InputSpec) -> Network:
             "finds, by RoiAlign, which TensorRT does not compile; take a detector of one stage, such as "
             "ssdlite320_mobilenet_v3_large, retinanet_resnet50_fpn_v2 or fcos_resnet50_fpn"
         )
+    _pool_by_mean(model)
     return Network(model, ("logits",))
+
+
+def _pool_by_mean(model: nn.Module) -> None:
+    """Write the pooling to one pixel as the mean that it is.
+
+    Where pixels lie channels last, as in ConvNeXt, torch exports it as a gather by strides, in which the batch is lost.
+    """
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size in (1, (1, 1)):
+                setattr(parent, name, _GlobalMean())
+
+
+class _GlobalMean(nn.Module):
+    """(batch, C, H, W) to (batch, C, 1, 1)."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image.mean((2, 3), keepdim=True)
 
 
 def _class_layers(model: nn.Module) -> list[nn.Module]:
