@@ -22,7 +22,8 @@ class Usage:
 
     cpu_s: float
     memory_bytes: int
-    """Proportional set size: pages that processes share are counted once."""
+    """Its own, and what its processes share once. Pages of files, libraries above all, are left out: how much of them
+    counts as the server's changes with whatever else runs on the machine."""
     threads: int
     descriptors: int
     processes: int
@@ -79,5 +80,5 @@ def _process_usage(pid: int) -> Usage | None:
     except OSError:  # it has just ended
         return None
     user, system, threads = int(fields[11]), int(fields[12]), int(fields[17])
-    held_kib = next(int(line.split()[1]) for line in memory.splitlines() if line.startswith("Pss:"))
-    return Usage((user + system) * _TICK_S, held_kib * 1024, threads, descriptors, 1)
+    sizes = (line.split() for line in memory.splitlines() if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
+    return Usage((user + system) * _TICK_S, sum(int(size[1]) for size in sizes) * 1024, threads, descriptors, 1)
