@@ -1,6 +1,6 @@
 """What a frame costs the service itself: processor time per process, and the time added. Prints JSON.
 
-    PYTHONPATH=tests/bench python tests/bench/ingest_cost.py [--streams 1,10,50,200] [--fps 400] [--seconds 6]
+    python tests/bench/ingest_cost.py [--streams 1,10,50,200] [--fps 400] [--seconds 6]
 
 Raw frames of 100 KB that need no decoding go over loopback gRPC to a fake engine that takes no time, at a fixed total
 rate, first with everything in one process (`inline`), then with one ingest and one engine process. The clients are a
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from passthrough_engine import SPEC, open_passthrough
+from passthrough_engine import SPEC, let_children_find_it, open_passthrough
 
 from foveate.proto import vision_pb2 as pb
 from foveate.proto import vision_pb2_grpc as pb_grpc
@@ -37,6 +37,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 def main() -> None:
     """Measure, and print one JSON object."""
     asked = _arguments()
+    let_children_find_it()
     rows = [
         _measure(mode, streams, asked.fps, asked.seconds)
         for streams in map(int, asked.streams.split(","))

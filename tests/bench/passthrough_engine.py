@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from foveate.engines.profile import LatencyProfile
 from foveate.service import engine_process
 from foveate.service.config import ServiceConfig
@@ -10,10 +13,16 @@ from foveate.service.opening import NewSlots, Opened, open_pipeline
 from foveate.service.pipeline import PipelineSet
 from foveate.tools.bench.fake_service import FAKE_PIPELINE, FakeSpec, fake_engine, fake_model
 
-__all__ = ["SPEC", "open_passthrough"]
+__all__ = ["SPEC", "let_children_find_it", "open_passthrough"]
 
 SPEC = FakeSpec()
 _LATENCY_NS = 300_000
+
+
+def let_children_find_it() -> None:
+    """Lead the processes that are started from now on to this module."""
+    folders = (str(Path(__file__).resolve().parent), os.environ.get("PYTHONPATH"))
+    os.environ["PYTHONPATH"] = os.pathsep.join(folder for folder in folders if folder)
 
 
 def open_passthrough(config: ServiceConfig, make_slots: NewSlots) -> Opened:

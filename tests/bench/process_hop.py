@@ -1,6 +1,6 @@
 """What it costs a frame that the engine is in another process: from the ingest and back. Prints JSON.
 
-    PYTHONPATH=tests/bench python tests/bench/process_hop.py [--frames 2000]
+    python tests/bench/process_hop.py [--frames 2000]
 
 Raw frames of 100 KB go one at a time through `Ingest` to a fake engine that takes no time, without gRPC: first in the
 same process, then in an engine process. `to_run` is from handing the frame over until its run begins, the copy into
@@ -16,7 +16,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from passthrough_engine import SPEC, open_passthrough
+from passthrough_engine import SPEC, let_children_find_it, open_passthrough
 
 from foveate.service.boundary import DevicePort
 from foveate.service.child import Child
@@ -37,6 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=2000)
     frames = parser.parse_args().frames
+    let_children_find_it()
     config = load_config(pipelines={FAKE_PIPELINE: PipelineConfig(model=FAKE_PIPELINE)})
     found = {"inline": asyncio.run(_inline(config, frames)), "processes": asyncio.run(_processes(config, frames))}
     print(json.dumps(provenance() | {"frame_bytes": len(SPEC.picture), "us": found}, indent=2))

@@ -18,6 +18,7 @@ import pytest
 from foveate.engines.errors import ConfigError, ModelError
 from foveate.proto import vision_pb2 as pb
 from foveate.proto import vision_pb2_grpc as pb_grpc
+from foveate.service import supervisor
 from foveate.service.config import load_config
 from foveate.service.embedded import embedded_server
 from support.poisoned_ingest_process import POISON_WIDTH
@@ -54,6 +55,19 @@ def wait_until(holds: Callable[[], bool], timeout_s: float = 20.0) -> None:
             return
         pause.wait(0.05)
     raise AssertionError("it never came to be so")
+
+
+def answered_in_the_end(stream: RawStream, first: int) -> None:
+    """Send frames, numbered from `first` on, until one is answered OK."""
+    for sequence in range(first, first + 400):
+        stream.frame(sequence, grey_jpeg(25))
+        result = stream.result()
+        if verdicts([result]) == ["OK"]:
+            assert grey_of(result) == 25
+            return
+        assert verdicts([result]) == ["FAILED"]
+        threading.Event().wait(0.02)
+    raise AssertionError("no frame was answered OK")
 
 
 def test_streams_of_all_ingests_share_names_limits_and_status() -> None:
@@ -143,6 +157,74 @@ def test_an_engine_that_is_killed_fails_what_was_in_flight_and_serves_again(slow
         status = service.settled(lambda status: status.ledger.in_flight == 0)
         assert balanced(status.ledger)
         assert status.ledger.received == sequence - 1 == status.ledger.ok + status.ledger.failed
+
+
+def test_a_process_that_has_lost_its_device_is_started_again(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FAKE_LOST_AFTER", "2")  # one of which is the picture that it must know
+    with service_of_processes(ingests=1) as service, RawStream(service.stub) as stream:
+        before = service.pid("engine cpu")
+        stream.open(budget_ms=20_000)
+        stream.frame(1, grey_jpeg(15))
+        assert grey_of(stream.result()) == 15
+        monkeypatch.delenv("FAKE_LOST_AFTER")
+        stream.frame(2, grey_jpeg(15))
+        result = stream.result()
+        assert verdicts([result]) == ["FAILED"]
+        assert "illegal address" in result.message
+        wait_until(lambda: service.supervisor.processes.get("engine cpu", before) != before)
+        service.settled(lambda status: len(status.engines) == 1)
+        answered_in_the_end(stream, 3)
+        status = service.settled(lambda status: status.ledger.in_flight == 0)
+        assert balanced(status.ledger)
+        assert "lost its device" in capfd.readouterr().err
+
+
+def test_a_run_that_does_not_come_back_is_ended_with_its_process(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(supervisor, "_PING_EVERY_S", 0.05)
+    monkeypatch.setenv("FAKE_STUCK_AFTER", "2")  # one of which is the picture that it must know
+    with service_of_processes(ingests=1, hang_s=2.0) as service, RawStream(service.stub) as stream:
+        stream.open(budget_ms=20_000)
+        stream.frame(1, grey_jpeg(15))
+        assert grey_of(stream.result()) == 15
+        monkeypatch.delenv("FAKE_STUCK_AFTER")
+        stream.frame(2, grey_jpeg(15))
+        assert verdicts([stream.result()]) == ["FAILED"]
+        assert "the engine cpu process has given no sign of life" in caplog.text
+        service.settled(lambda status: len(status.engines) == 1)
+        answered_in_the_end(stream, 3)
+        assert balanced(service.settled(lambda status: status.ledger.in_flight == 0).ledger)
+
+
+@pytest.mark.parametrize("name", ["engine cpu", "ingest 0"])
+def test_a_process_that_hangs_is_started_again(
+    name: str, slow_engine: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(supervisor, "_PING_EVERY_S", 0.05)
+    with service_of_processes(ingests=1, hang_s=3.0) as service, RawStream(service.stub) as stream:
+        opened = stream.open(budget_ms=20_000, delivery=pb.DELIVERY_QUEUE, queue_depth=20)
+        for sequence in range(1, 13):
+            stream.frame(sequence, grey_jpeg(15))
+        service.settled(lambda status: status.ledger.received == 12)
+        hung = service.pid(name)
+        os.kill(hung, signal.SIGSTOP)
+        if name == "engine cpu":
+            before = Counter(verdicts(stream.results(12)))
+            assert before["FAILED"] >= 1
+            assert before["FAILED"] + before["OK"] == 12
+        else:
+            assert stream.error().code() == grpc.StatusCode.UNAVAILABLE
+        wait_until(lambda: service.supervisor.processes.get(name, hung) != hung)
+        assert gone(hung)
+        assert f"the {name} process has given no sign of life for 3 s" in caplog.text
+        service.settled(lambda status: len(status.engines) == 1)
+        with RawStream(service.new_stub()) as again:
+            again.open(resume_token=opened.resume_token, budget_ms=20_000)
+            answered_in_the_end(again, 13)
+        assert balanced(service.settled(lambda status: status.ledger.in_flight == 0).ledger)
 
 
 def test_an_engine_that_comes_back_wrong_does_not_serve(

@@ -1,17 +1,22 @@
 """The engine process of a service with the fake detector.
 
-The environment, as it is when the process starts, says how long a batch takes, and whether the answers are wrong.
+The environment, as it is when the process starts, says how long a batch takes, whether the answers are wrong, and
+after how many batches the device is lost, or a run does not come back.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from foveate.engines.contract import Slot
+from foveate.engines.errors import DeviceLost
+from foveate.engines.fake import Gate
 from foveate.service import engine_process
 from support.service import fake_engine, fake_opening
 
@@ -26,9 +31,28 @@ def _blind(inputs: Mapping[str, NDArray[Any]], batch: int) -> dict[str, NDArray[
     }
 
 
+def _lost_after(batches: int) -> Callable[[Slot, int], DeviceLost | None]:
+    runs = itertools.count(1)
+    return lambda slot, batch: DeviceLost("an illegal address") if next(runs) > batches else None
+
+
+def _stuck_after(batches: int) -> Callable[[Slot, int], None]:
+    runs = itertools.count(1)
+
+    def fail_never(slot: Slot, batch: int) -> None:
+        if next(runs) > batches:
+            Gate().wait()
+
+    return fail_never
+
+
 if __name__ == "__main__":
     latency_s = float(os.environ.get("FAKE_LATENCY_S", "0"))
     engine = fake_engine(latency_s)
     if os.environ.get("FAKE_WRONG"):
         engine.compute = _blind
+    if batches := os.environ.get("FAKE_LOST_AFTER"):
+        engine.fail_when = _lost_after(int(batches))
+    if batches := os.environ.get("FAKE_STUCK_AFTER"):
+        engine.fail_when = _stuck_after(int(batches))
     engine_process.main(fake_opening(engine, max(1.0, latency_s * 1e3), {}))

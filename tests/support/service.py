@@ -75,14 +75,16 @@ def grey_of(result: pb.FrameResult) -> int:
     return detection.class_id * 10 + 5
 
 
-def fake_engine(latency_s: float = 0.0, *, max_batch: int = 4, **wishes: Any) -> FakeEngine:
-    """The fake detector; the keywords are those of `FakeEngine`."""
+def fake_engine(
+    latency_s: float = 0.0, *, max_batch: int = 4, kind: type[FakeEngine] = FakeEngine, **wishes: Any
+) -> FakeEngine:
+    """The fake detector; the other keywords are those of `FakeEngine`."""
     outputs = (
         TensorSpec("boxes", np.dtype(np.float32), (1, 4)),
         TensorSpec("scores", np.dtype(np.float32), (1,)),
         TensorSpec("class_ids", np.dtype(np.int64), (1,)),
     )
-    return FakeEngine(
+    return kind(
         "grey",
         input_shape=(INPUT_PX, INPUT_PX, 3),
         outputs=outputs,

@@ -6,7 +6,16 @@ No backend's library is imported here, so that a client, a planner or `--help` s
 
 from foveate.engines.build_options import BatchRange, BuildOptions, Target
 from foveate.engines.conformance import ConformanceError, check_engine
-from foveate.engines.contract import DeviceRows, Engine, EngineInfo, RunTimes, Slot, TensorSpec, host_run_times
+from foveate.engines.contract import (
+    DeviceRows,
+    EncodedRow,
+    Engine,
+    EngineInfo,
+    RunTimes,
+    Slot,
+    TensorSpec,
+    host_run_times,
+)
 from foveate.engines.engine_choice import ChosenEngine, EngineWish, choose_engine, engine_of_key
 from foveate.engines.engine_profile import EngineProfile, RunConditions
 from foveate.engines.engine_record import EngineRecord, EngineUse
@@ -59,6 +68,7 @@ __all__ = [
     "DeviceLost",
     "DeviceOutOfMemory",
     "DeviceRows",
+    "EncodedRow",
     "Engine",
     "EngineError",
     "EngineInfo",

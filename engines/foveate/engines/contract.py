@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from foveate.engines.errors import ConfigError, EngineError, RunFailed
 
-__all__ = ["DeviceRows", "Engine", "EngineInfo", "RunTimes", "Slot", "TensorSpec", "host_run_times"]
+__all__ = ["DeviceRows", "EncodedRow", "Engine", "EngineInfo", "RunTimes", "Slot", "TensorSpec", "host_run_times"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +92,23 @@ class DeviceRows(Protocol):
     def written(self, row: int, event: int) -> None:
         """Row `row` is the device's in the next run, as it stands after `event`, the handle of a recorded event."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRow:
+    """A JPEG that an engine is to decode, and where it goes.
+
+    Units: rectangles are (x, y, width, height) in whole pixels.
+    """
+
+    data: bytes
+    row: int
+    """Of the batch."""
+    source: tuple[int, int, int, int]
+    """Of the picture as it is stored: an EXIF orientation is not applied."""
+    target: tuple[int, int, int, int]
+    """Of the row, to which the source is resized; the rest of it is padded."""
+    pad_value: int = 0
 
 
 class Slot:
@@ -197,6 +214,31 @@ class Engine(ABC):
         finally:
             slot._busy = False
 
+    def open_decoder(self) -> bool:
+        """Make ready to decode pictures on the device; False for an engine that cannot, which most cannot."""
+        self._require_open()
+        return self._open_decoder_impl()
+
+    def close_decoder(self) -> None:
+        """Let go of what `open_decoder` took; idempotent."""
+        self._require_open()
+        self._close_decoder_impl()
+
+    def place_encoded(self, slot: Slot, rows: Sequence[EncodedRow]) -> list[bool]:
+        """Decode pictures into a slot's input; False for each that it could not, which keeps the host's row.
+
+        These rows, and no others of before, are the device's in the slot's next run. Blocks until they are there;
+        other slots may run meanwhile.
+        Raises: RunFailed if the decoder failed, so that no row is the device's; EngineError as `run`.
+        """
+        self._require_open()
+        try:
+            return self._place_encoded_impl(slot, rows)
+        except EngineError:
+            raise
+        except Exception as error:  # a decoder's own exceptions have no common base
+            raise RunFailed(f"the decoder of {self.info.name} on {self.info.device}: {error}") from error
+
     def close(self) -> None:
         """Release the device. Idempotent; no slot may be running, and no buffer may be used after it."""
         if self._closed:
@@ -241,6 +283,17 @@ class Engine(ABC):
     @abstractmethod
     def _run_impl(self, slot: Slot, batch: int) -> RunTimes:
         """Run rows ``[0:batch]``; any exception that is no EngineError becomes RunFailed."""
+
+    def _open_decoder_impl(self) -> bool:
+        """A backend that decodes pictures overrides this and the next two."""
+        return False
+
+    def _close_decoder_impl(self) -> None:  # noqa: B027  # most backends have none
+        """Release the decoder, if there is one."""
+
+    def _place_encoded_impl(self, slot: Slot, rows: Sequence[EncodedRow]) -> list[bool]:
+        """Called only after `_open_decoder_impl` said that there is a decoder."""
+        return [False] * len(rows)
 
     def _close_impl(self) -> None:  # noqa: B027  # some backends have nothing to release
         """Release the device; called once, only after a load."""

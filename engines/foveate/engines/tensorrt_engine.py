@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from foveate.engines.contract import Engine, EngineInfo, RunTimes, Slot
-from foveate.engines.cuda import Device
+import numpy as np
+
+from foveate.engines.contract import EncodedRow, Engine, EngineInfo, RunTimes, Slot
+from foveate.engines.cuda import Device, KernelCache, PictureKernels
+from foveate.engines.cuda.jpeg_decoder import JpegDecoder
 from foveate.engines.engine_record import EngineRecord, EngineUse
 from foveate.engines.engine_store import BuiltEngine
 from foveate.engines.errors import (
+    BuildFailed,
     ConfigError,
     DeviceError,
     DeviceLost,
     DeviceOutOfMemory,
     EngineError,
+    EngineUnavailable,
     RunFailed,
 )
 from foveate.engines.tensorrt_library import tensorrt_library
@@ -26,6 +32,8 @@ from foveate.engines.tensorrt_runtime import Plan, RuntimeCache
 from foveate.engines.tensorrt_slot import DeviceSlot
 
 __all__ = ["EngineMemory", "TensorRtEngine", "TensorRtRtxEngine"]
+
+_log = logging.getLogger(__name__)
 
 _FIRST = -1
 """Before other streams of the device, which decode the frames that come later."""
@@ -121,6 +129,9 @@ class TensorRtEngine(Engine):
         # Guards what slots share: the compute stream, the context and its memory.
         self._shared = threading.Lock()
         self._device_slots: list[DeviceSlot] = []
+        self._decoding = threading.Lock()  # guards the decoder, which takes one batch at a time
+        self._decoder: JpegDecoder | None = None
+        self._decoder_resources = ExitStack()
 
     @property
     def memory(self) -> EngineMemory:
@@ -252,9 +263,43 @@ class TensorRtEngine(Engine):
             return slot.wait()
         except BaseException:
             # What of this run is under way still reads and writes the slot, which the lane takes back.
-            slot.abandon()
+            slot.forget_device_rows()
             self._device.synchronize()
             raise
+
+    def _open_decoder_impl(self) -> bool:
+        """Where the input is a picture, and nvImageCodec and NVRTC are there."""
+        with self._decoding:
+            if self._decoder is None and self._takes_pictures:
+                try:
+                    with self._on_device(), ExitStack() as undo:
+                        kernels = PictureKernels(self._device, KernelCache())
+                        undo.callback(kernels.close)
+                        self._decoder = JpegDecoder(self._device, kernels)
+                        undo.callback(self._decoder.close)
+                        self._decoder_resources = undo.pop_all()
+                except (EngineUnavailable, BuildFailed) as error:
+                    _log.info("%s has its JPEGs decoded on the CPU: %s", self._name, error)
+            return self._decoder is not None
+
+    @property
+    def _takes_pictures(self) -> bool:
+        specs = self.info.inputs
+        return len(specs) == 1 and specs[0].dtype == np.uint8 and specs[0].shape[2:] == (3,)
+
+    def _close_decoder_impl(self) -> None:
+        with self._decoding, self._on_device():
+            self._decoder = None
+            self._decoder_resources.close()
+
+    def _place_encoded_impl(self, slot: Slot, rows: Sequence[EncodedRow]) -> list[bool]:
+        (spec,) = self.info.inputs
+        height, width, _ = spec.shape
+        self._device_slots[slot.index].forget_device_rows()
+        if self._decoder is None or not rows:
+            return [False] * len(rows)
+        with self._decoding, self._on_device():
+            return self._decoder.decode(rows, slot.device_inputs[spec.name], (width, height))
 
     @contextmanager
     def _on_device(self) -> Iterator[None]:
@@ -271,6 +316,7 @@ class TensorRtEngine(Engine):
     def _close_impl(self) -> None:
         with suppress(DeviceError), self._device.current():
             self._device.finish()
+            self._decoder_resources.close()
             self._resources.close()
         self._device.close()
         self._device_slots.clear()

@@ -125,8 +125,8 @@ class DeviceSlot:
             self._done.ns_since(self._inferred),
         )
 
-    def abandon(self) -> None:
-        """Forget what was said about the rows of a run that did not come to read them."""
+    def forget_device_rows(self) -> None:
+        """All rows are the host's again."""
         for rows in self._inputs.values():
             rows.take(0)
 

@@ -1,13 +1,17 @@
-"""Whose batch is next on a device that several lanes share: by class, then by least laxity."""
+"""Whose batch is next on a device that several lanes share: by class, then by least laxity, as far as that is fair."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, TypeVar
 
-__all__ = ["Bid", "next_lane"]
+__all__ = ["Arbiter", "Bid", "Bidder", "next_lane"]
 
 L = TypeVar("L")
+
+_LAGS_BY_SERVICES = 3
+"""A lane behind by more than so many services of the one with the least laxity goes before it."""
 
 
 class Bid(NamedTuple):
@@ -19,11 +23,81 @@ class Bid(NamedTuple):
     """How long the device may do something else before the first frame of that class is late."""
 
 
+class Bidder(Protocol):
+    """A lane, as the others on its device see it."""
+
+    def bid(self, now_ns: int, free_ns: int) -> Bid | None:
+        """What it asks of a device that is free from `free_ns` on; None: it has nothing to plan, or cannot now."""
+
+    def wake(self) -> None:
+        """Have it look again whether it can plan."""
+
+
 def next_lane(bids: Mapping[L, Bid | None]) -> L | None:
     """The lane that plans the device's next batch; of equal ones the first. None: no lane has frames that wait.
 
     A lane whose laxity is larger loses nothing by waiting, so the shared device answers in time what either lane alone
-    could; within a class no lane is starved, since the laxity of what waits only shrinks.
+    could. On one that is overloaded it would starve a lane whose frames have more time, and are replaced
+    by newer ones before it has run out: see `Arbiter`.
     """
     asking = {lane: bid for lane, bid in bids.items() if bid is not None}
     return min(asking, key=asking.__getitem__, default=None)
+
+
+@dataclass(slots=True)
+class _Account:
+    """What a lane has had of the device, in time for each stream of it."""
+
+    had_ns: float = 0.0
+    service_ns: float = 0.0
+    """The last that it has had."""
+
+
+class Arbiter:
+    """Decides between the lanes of one device. Guarded by the device's lock.
+
+    Laxity decides while the lanes of the highest class have had about as much of the device, each by the number of its
+    streams. What a lane did not have while it did not compete is not made up for.
+    """
+
+    def __init__(self) -> None:
+        self._lanes: dict[Bidder, _Account] = {}
+
+    def join(self, lane: Bidder) -> None:
+        """One more lane on the device."""
+        self._lanes[lane] = _Account()
+
+    def is_first(self, lane: Bidder, now_ns: int, free_ns: int) -> bool:
+        """Whether no other lane goes before this one; the one that does is woken."""
+        if len(self._lanes) == 1:
+            return True
+        first = self._first({each: each.bid(now_ns, free_ns) for each in self._lanes})
+        if first is None or first is lane:
+            return True
+        first.wake()
+        return False
+
+    def has_planned(self, lane: Bidder, run_ns: int, streams: int) -> None:
+        """A batch of the lane, which has so many streams, is planned: what others may do has changed."""
+        account = self._lanes[lane]
+        account.service_ns = run_ns / streams
+        account.had_ns += account.service_ns
+        self.wake(but=lane)
+
+    def wake(self, but: Bidder | None = None) -> None:
+        """Have the lanes look again; a lane that knows is left out."""
+        for lane in self._lanes:
+            if lane is not but:
+                lane.wake()
+
+    def _first(self, bids: Mapping[Bidder, Bid | None]) -> Bidder | None:
+        urgent = next_lane(bids)
+        top = bids[urgent] if urgent else None
+        if urgent is None or top is None:
+            return None
+        peers = [lane for lane, bid in bids.items() if bid and bid.priority == top.priority]
+        behind = min(peers, key=lambda lane: self._lanes[lane].had_ns)
+        least_ns, account = self._lanes[behind].had_ns, self._lanes[urgent]
+        for lane in self._lanes.keys() - peers:
+            self._lanes[lane].had_ns = max(self._lanes[lane].had_ns, least_ns)
+        return behind if account.had_ns - least_ns > _LAGS_BY_SERVICES * account.service_ns else urgent

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
-from foveate.service.boundary import IngestPort, Refused
+import numpy as np
+from numpy.typing import NDArray
+
+from foveate.engines.contract import EncodedRow, Slot
+from foveate.service.boundary import Encoded, IngestPort, Refused
 from foveate.service.frame import Verdict
 
-__all__ = ["Batch", "Entry", "by_ingest"]
+__all__ = ["Batch", "BatchSlot", "Entry", "by_ingest"]
+
+
+class BatchSlot(NamedTuple):
+    """The buffers of one batch in flight, and where the ingests write its pixels."""
+
+    slot: Slot
+    pixels: NDArray[np.uint8]
+    """The slot's input itself, or, where the engine cannot read from there, what is copied into it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -32,6 +45,12 @@ class Batch:
     ends_ns: int
     """Predicted end of its run, on the monotonic clock."""
     entries: tuple[Entry, ...]
+    encoded: dict[Entry, Encoded] = field(default_factory=dict)
+    """What is left to the device to decode."""
+    on_device: dict[Entry, EncodedRow] = field(default_factory=dict)
+    """What the device has decoded, and where it lies."""
+    placed_ns: int = 0
+    """When that was done; 0: there is none."""
     _left: int = field(init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _decoded: threading.Event = field(default_factory=threading.Event)
@@ -43,10 +62,19 @@ class Batch:
         """Those that run, in the order of their rows."""
         return [entry for entry in self.entries if not entry.out]
 
-    def decoded(self, entry: Entry, succeeded: bool) -> None:
+    def decode_again(self, entries: Sequence[Entry]) -> None:
+        """These are decoded once more, after all were: the device could not."""
+        for entry in entries:
+            del self.encoded[entry]
+        self._left = len(entries)
+        self._decoded.clear()
+
+    def decoded(self, entry: Entry, succeeded: bool, encoded: Encoded | None = None) -> None:
         """A frame's row is written, or never will be. Called once for each frame, from any thread."""
         if not succeeded:
             entry.out = True
+        elif encoded:
+            self.encoded[entry] = encoded
         with self._lock:
             self._left -= 1
             if not self._left:
@@ -55,6 +83,11 @@ class Batch:
     def wait_for_pixels(self) -> None:
         """Block until no row is being written any more."""
         self._decoded.wait()
+
+    def moved_on_device(self) -> dict[Entry, EncodedRow]:
+        """Where those on the device belong in the run: a frame before them may have fallen out."""
+        rows = {entry: row for row, entry in enumerate(self.ready())}
+        return {entry: replace(at, row=rows[entry]) for entry, at in self.on_device.items() if entry in rows}
 
     def expire(self, now_ns: int, needed_ns: int) -> Iterator[tuple[Entry, Refused]]:
         """Take out the frames that would be late if the batch began now."""

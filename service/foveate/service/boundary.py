@@ -7,21 +7,23 @@ they are messages beside shared memory (`remote_device`, `remote_ingest`); neith
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
-from foveate.engines.contract import EngineInfo
+from foveate.engines.contract import EncodedRow, EngineInfo
 from foveate.service.frame import Grant, Ran, StreamOptions, Verdict
 
 __all__ = [
     "Admission",
     "DevicePort",
+    "Encoded",
     "FrameTicket",
     "IngestPort",
     "LaneStatus",
+    "Prepared",
     "Refused",
     "Row",
 ]
@@ -45,6 +47,26 @@ class Row(NamedTuple):
     frame: int
     row: int
     """In the slot's input."""
+    encoded: bool = False
+    """Whether it may be left there as a JPEG, which the device decodes."""
+
+
+class Encoded(NamedTuple):
+    """A frame that is left to the device to decode: a JPEG in the first bytes of its row.
+
+    Units: rectangles are (x, y, width, height) in whole pixels.
+    """
+
+    nbytes: int
+    source: tuple[int, int, int, int]
+    """Of the picture."""
+    target: tuple[int, int, int, int]
+    """Of the row, to which the source is resized; the rest of it is padded."""
+    pad_value: int
+
+    def row(self, data: bytes, row: int) -> EncodedRow:
+        """The same for an engine."""
+        return EncodedRow(data, row, self.source, self.target, self.pad_value)
 
 
 class Refused(NamedTuple):
@@ -88,6 +110,13 @@ class LaneStatus:
     """The largest batch that the scheduler forms now."""
 
 
+class Prepared(Protocol):
+    """Told once of each frame that was to be prepared, from any thread."""
+
+    def __call__(self, frame: int, succeeded: bool, encoded: Encoded | None = None, /) -> None:
+        """Whether its row holds the frame, and what the device has to know of it if it is left to decode."""
+
+
 class DevicePort(Protocol):
     """What an ingest asks of a device. Streams and frames go by the ingest's own numbers."""
 
@@ -117,9 +146,10 @@ class DevicePort(Protocol):
 class IngestPort(Protocol):
     """What a device asks of an ingest. Called from the device's threads, never while a lane is locked."""
 
-    def prepare(self, pipeline: str, slot: int, rows: Sequence[Row], done: Callable[[int, bool], None]) -> None:
-        """Decode chosen frames into their rows. `done` is called once for each frame, from any thread, before or
-        after this returns, with whether its row holds it: a frame that could not be decoded is answered by the ingest.
+    def prepare(self, pipeline: str, slot: int, rows: Sequence[Row], done: Prepared) -> None:
+        """Decode chosen frames into their rows. `done` is called once for each frame, before or after this returns: a
+        frame that could not be decoded is answered by the ingest. One that was left encoded, and that the device could
+        not decode, is asked for again, not to be left so.
         """
 
     def refuse(self, refused: Sequence[Refused]) -> None:

@@ -72,6 +72,12 @@ class EngineConfig(_Section):
     """Threads of one run; 0: all cores that this process may use. Fewer leave room for decoding."""
     slots: Annotated[int, Field(ge=2, le=8)] = 3
     """Batches in flight: one runs, the next is being decoded, the one before is being turned into answers."""
+    hold_ms: Annotated[int, Field(ge=0)] = 0
+    """Milliseconds that a batch which is not full waits for more frames, as far as deadlines allow. It leaves a device
+    that pipelines share to the others, and saves power; on an engine of one's own it gains no throughput."""
+    decode: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where JPEGs are decoded: `gpu` needs a TensorRT engine and nvImageCodec, `auto` measures at the start which is
+    faster. What the GPU does not take, and all other formats, the CPU decodes."""
     profile_s: Annotated[float, Field(gt=0.0)] = 0.6
     """Seconds spent measuring an engine at its first start here; `foveate profile` measures it for longer."""
 
@@ -141,6 +147,9 @@ class ServiceConfig(BaseSettings):
     """Milliseconds that open streams get to end by themselves when the server is asked to stop."""
     resume_s: Annotated[float, Field(ge=0.0)] = 30.0
     """Seconds that a broken stream can be taken up again by its token."""
+    hang_s: Annotated[float, Field(gt=0.0)] = 10.0
+    """Seconds without a sign of life, or that a run takes longer than predicted, after which a process of the service
+    is killed and started again. Shorter ones find a hang sooner, and kill one that only had no core to run on."""
     shared_memory: bool = True
     """Whether clients on this host may hand over raw frames in files below /dev/shm named `foveate-*`."""
     trace: Path | None = None

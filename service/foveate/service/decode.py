@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import astuple
 
 import cv2
 import numpy as np
@@ -13,16 +14,20 @@ from numpy.typing import NDArray
 from foveate.engines.errors import BadFrame
 from foveate.models.geometry import Placement, Rect
 from foveate.models.package import PreparedModel
+from foveate.service.boundary import Encoded
 from foveate.service.frame import PixelFormat
-from foveate.service.picture_header import jpeg_orientation
+from foveate.service.picture_header import is_common_jpeg, jpeg_orientation
 
-__all__ = ["Decoded", "decode_into"]
+__all__ = ["Decoded", "decode_into", "leave_encoded", "sample_jpeg"]
 
 Pixels = NDArray[np.uint8]
 Size = tuple[int, int]
 """Width and height in pixels."""
 
 _PADDED = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
+_JPEG_END = b"\xff\xd9"
+_MOST_LEFT_PIXELS = 4096 * 2304
+"""Of a picture that is left to the device: whole batches of them lie there, beside the engines."""
 _MOST_PADDING = 64
 """Bytes that some cameras put before a JPEG's end marker to round its size; more than that is corruption."""
 
@@ -59,6 +64,33 @@ def decode_into(row: Pixels, data: bytes | memoryview, kind: PixelFormat, size: 
     if kind is PixelFormat.RAW_BGR:  # turned last, when it is small; the padding is grey either way
         cv2.cvtColor(row, cv2.COLOR_BGR2RGB, dst=row)
     return Decoded(width, height, placement)
+
+
+def leave_encoded(
+    row: Pixels, data: bytes | memoryview, kind: PixelFormat, size: Size, model: PreparedModel
+) -> tuple[Decoded, Encoded] | None:
+    """Put a JPEG as it is into a row's memory, for a device to decode; None for a frame that is for `decode_into`.
+
+    That is one which the row is too small for, which has very many pixels, which ends too early, or which is none of
+    the common ones, on which decoders differ. Shapes and units as `decode_into`.
+    """
+    if kind is not PixelFormat.JPEG or len(data) > row.nbytes or size[0] * size[1] > _MOST_LEFT_PIXELS:
+        return None
+    if not is_common_jpeg(data) or _JPEG_END not in bytes(data[-_MOST_PADDING - len(_JPEG_END) :]):
+        return None
+    row.reshape(-1)[: len(data)] = np.frombuffer(data, np.uint8)
+    placement = model.place(*size)
+    encoded = Encoded(
+        len(data), astuple(placement.source), astuple(placement.destination), model.manifest.input.pad_value
+    )
+    return Decoded(*size, placement), encoded
+
+
+def sample_jpeg(size: Size) -> bytes:
+    """A made-up picture as a camera may send it, for timing decoders. Units: (width, height) in pixels."""
+    coarse = np.random.default_rng(0).integers(0, 256, (size[1] // 16, size[0] // 16, 3)).astype(np.uint8)
+    image = cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC)
+    return bytes(simplejpeg.encode_jpeg(_as_pixels(image), 85, "RGB", "420"))
 
 
 def _decode_jpeg(data: bytes | memoryview, size: Size, model: PreparedModel) -> tuple[Pixels, Size]:

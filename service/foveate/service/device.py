@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
-from foveate.engines.errors import ConfigError
+from foveate.engines.errors import ConfigError, EngineUnavailable
 from foveate.service import admission
 from foveate.service.batch import Entry
 from foveate.service.boundary import Admission, FrameTicket, IngestPort, LaneStatus
@@ -35,6 +36,16 @@ class Device:
             self._sessions += 1
             return DeviceSession(self, ingest, self._sessions)
 
+    def when_lost(self, call: Callable[[str, str], object]) -> None:
+        """Have `call` told, from a lane's thread, of a pipeline whose engine has lost its device, and why."""
+        for lane in self.lanes.values():
+            lane.when_lost = partial(call, lane.pipeline)
+
+    @property
+    def overdue_ns(self) -> int:
+        """For how long some run has been expected to end."""
+        return max((lane.overdue_ns for lane in self.lanes.values()), default=0)
+
     def status(self) -> tuple[LaneStatus, ...]:
         """How the lanes stand."""
         return tuple(lane.status() for lane in self.lanes.values())
@@ -51,7 +62,9 @@ class Device:
         return self.lanes[pipeline]
 
     def admit(self, stream: DeviceStream, lane: Lane) -> None:
-        """Enter a stream with what can be promised it. Raises: BudgetTooSmall, Overloaded."""
+        """Enter a stream with what can be promised it. Raises: BudgetTooSmall, Overloaded, EngineUnavailable."""
+        if lane.lost:
+            raise EngineUnavailable(f"pipeline {lane.pipeline!r} is not served any more: {lane.lost}")
         options, latency, cap = stream.options, lane.latency, lane.batch_cap
         with self._lock:
             spoken_for = admission.guaranteed_load(list(self._streams), options.priority, self._load_of)
@@ -112,7 +125,7 @@ class DeviceSession:
         return self.admit_now(stream, options)
 
     def admit_now(self, stream: int, options: StreamOptions) -> Admission:
-        """Take a stream in. Raises: BudgetTooSmall, Overloaded, ConfigError."""
+        """Take a stream in. Raises: BudgetTooSmall, Overloaded, ConfigError, EngineUnavailable."""
         entered, lane = self._new_stream(stream, options)
         self._device.admit(entered, lane)
         self._streams[stream] = (entered, lane)

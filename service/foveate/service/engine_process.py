@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -11,11 +12,11 @@ from typing import Any
 
 from foveate.engines.contract import Engine
 from foveate.engines.errors import EngineError, FoveateError
+from foveate.service.batch import BatchSlot
 from foveate.service.boundary import LaneStatus
 from foveate.service.child import link_to_supervisor
 from foveate.service.config import config_from_json
 from foveate.service.known_answer import KnownAnswer, known_answer, require_same_answer
-from foveate.service.lane import BatchSlot
 from foveate.service.link import Link, LinkBroken
 from foveate.service.opening import Opened, OpenPipelines, open_pipelines
 from foveate.service.pipeline import Pipeline, PipelineSet
@@ -23,6 +24,8 @@ from foveate.service.remote_ingest import serve_ingest
 from foveate.service.slot_memory import SharedSlots
 
 __all__ = ["main"]
+
+_log = logging.getLogger(__name__)
 
 _SWITCH_INTERVAL_S = 0.0005
 
@@ -48,6 +51,7 @@ class _EngineProcess:
         self._supervisor = supervisor
         self._opening = opening
         self._device = ""
+        self._hang_ns = 0
         self._opened: Opened | None = None
         self._pipelines: PipelineSet | None = None
         self._slots = _CheckedSlots({})
@@ -72,6 +76,9 @@ class _EngineProcess:
                 self._serve(Link.over(files[0]))
             case ("status", number):
                 self._supervisor.send("answer", number, self._status())
+            case ("ping", number):
+                if not self._stuck():  # else it counts as hung
+                    self._supervisor.send("answer", number, True)
             case ("end",):
                 if self._opened:
                     self._opened.device.close()
@@ -80,11 +87,14 @@ class _EngineProcess:
 
     def _start(self, config: str, device: str, expected: dict[str, KnownAnswer]) -> bool:
         self._device, self._slots = device, _CheckedSlots(expected)
+        settings = config_from_json(config)
+        self._hang_ns = int(settings.hang_s * 1e9)
         try:
-            self._opened = self._opening(config_from_json(config), self._slots)
+            self._opened = self._opening(settings, self._slots)
         except FoveateError as error:
             self._supervisor.send("failed", error)
             return False
+        self._opened.device.when_lost(_start_anew)
         opened = self._opened.pipelines
         named = {name: self._named(each) if isinstance(each, Pipeline) else each for name, each in opened.all.items()}
         self._pipelines = PipelineSet(named, opened.default)
@@ -101,9 +111,19 @@ class _EngineProcess:
         arguments = (link, self._opened.device, self._pipelines, self._slots.shared.files)
         threading.Thread(target=serve_ingest, args=arguments, name="ingest", daemon=True).start()
 
+    def _stuck(self) -> bool:
+        """Whether a run does not come back: its frames are answered only if this process ends."""
+        return self._opened is not None and self._opened.device.overdue_ns > self._hang_ns
+
     def _status(self) -> list[LaneStatus]:
         lanes = self._opened.device.status() if self._opened else ()
         return [replace(lane, engine=replace(lane.engine, device=self._device)) for lane in lanes]
+
+
+def _start_anew(pipeline: str, reason: str) -> None:
+    """End this process, so that the supervisor starts another: none of its engines can use the device any more."""
+    _log.critical("%s has lost its device, the process ends to be started anew: %s", pipeline, reason)
+    os._exit(1)  # what is in flight is failed by the ingests, and nothing here can release the device
 
 
 def main(opening: OpenPipelines = open_pipelines) -> None:

@@ -135,10 +135,12 @@ class Ran(NamedTuple):
     predicted_end_ns: int
     """As it was foreseen when the batch was planned."""
     batch: int
-    """The lane's number for it."""
+    """The device's number for it."""
     slot: int
     pid: int
     """The process that it ran in."""
+    placed_ns: int = 0
+    """When the device had decoded those of its frames that were left to it; 0: none were."""
 
 
 @dataclass(frozen=True, slots=True)

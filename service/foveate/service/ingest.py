@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from foveate.engines.errors import FrameError
 from foveate.models.package import PreparedModel
-from foveate.service.boundary import DevicePort, FrameTicket, Refused, Row
-from foveate.service.decode import Decoded, decode_into
+from foveate.service.boundary import DevicePort, Encoded, FrameTicket, Prepared, Refused, Row
+from foveate.service.decode import Decoded, decode_into, leave_encoded
 from foveate.service.frame import Answer, Ran, SharedMemoryRef, StageTimes, Verdict
 from foveate.service.job import Job
 from foveate.service.pipeline import Pipeline
@@ -49,6 +49,23 @@ class _AtDevice:
     """When its decoding began, on the monotonic clock."""
     decoded_ns: int = 0
     decoded: Decoded | None = None
+    encoded: Encoded | None = None
+    """It is left to the device to decode."""
+
+    def fill(self, row: Pixels, model: PreparedModel, *, may_leave: bool) -> None:
+        """Have a row hold it, decoded or, where it may be, not. Raises: FrameError."""
+        job = self.job
+        data, size = _pixels(job), (job.width, job.height)
+        self.encoded = None
+        if may_leave and (left := leave_encoded(row, data, job.format, size, model)):
+            self.decoded, self.encoded = left
+        else:
+            self.decoded = decode_into(row, data, job.format, size, model)
+
+    def observe_decoded(self) -> None:
+        """Learn how long decoding it took."""
+        pixels = self.job.width * self.job.height
+        self.job.stream.decode_cost.observe(pixels, self.decoded_ns - self.began_ns, self.decoded_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +116,12 @@ class Ingest:
         """The device is gone, with all frames that it had."""
         self.settle_refused([Refused(number, Verdict.FAILED, message) for number in self._frames])
 
-    def prepare(self, pipeline: str, slot: int, rows: Sequence[Row], done: Callable[[int, bool], None]) -> None:
+    def prepare(self, pipeline: str, slot: int, rows: Sequence[Row], done: Prepared) -> None:
         """See `IngestPort`. The first frame is decoded by the caller, which waits for it anyway."""
-        (number, row), *others = rows
+        first, *others = rows
         self.start_decoding(pipeline, slot, others, done)
         served = self._served[pipeline]
-        self._decode(number, served.slots[slot][row], served.pipeline.model, done)
+        self._decode(first, served.slots[slot][first.row], served.pipeline.model, done)
 
     def refuse(self, refused: Sequence[Refused]) -> None:
         """See `IngestPort`."""
@@ -114,12 +131,12 @@ class Ingest:
         """See `IngestPort`."""
         self._post(partial(self.settle_run, pipeline, ran, outputs))
 
-    def start_decoding(self, pipeline: str, slot: int, rows: Sequence[Row], done: Callable[[int, bool], None]) -> None:
+    def start_decoding(self, pipeline: str, slot: int, rows: Sequence[Row], done: Prepared) -> None:
         """As `prepare`, without blocking."""
         served = self._served[pipeline]
         pixels = served.slots[slot]
-        for number, row in rows:
-            self._decoders.submit(self._decode, number, pixels[row], served.pipeline.model, done)
+        for row in rows:
+            self._decoders.submit(self._decode, row, pixels[row.row], served.pipeline.model, done)
 
     def settle_refused(self, refused: Sequence[Refused]) -> None:
         """As `refuse`, in the event loop's thread."""
@@ -132,25 +149,29 @@ class Ingest:
         served = self._served[pipeline]
         for number, rows in outputs:
             if frame := self._frames.pop(number, None):
+                if frame.encoded:
+                    frame.decoded_ns = ran.placed_ns
+                    frame.observe_decoded()
                 frame.job.stream.settle(frame.job, _run_answer(frame, rows, ran, served))
 
-    def _decode(self, number: int, row: Pixels, model: PreparedModel, done: Callable[[int, bool], None]) -> None:
-        frame = self._frames.get(number)
+    def _decode(self, row: Row, pixels: Pixels, model: PreparedModel, done: Prepared) -> None:
+        number, frame = row.frame, self._frames.get(row.frame)
         if frame is None or frame.job.over:
             done(number, False)
             return
         job, refusal = frame.job, None
-        frame.began_ns = time.monotonic_ns()
+        frame.began_ns = frame.began_ns or time.monotonic_ns()  # a device may have tried before
         try:
-            frame.decoded = decode_into(row, _pixels(job), job.format, (job.width, job.height), model)
+            frame.fill(pixels, model, may_leave=row.encoded)
         except FrameError as error:
             refusal = Refused(number, Verdict.BAD_FRAME, str(error))
         except Exception as error:  # noqa: BLE001 - a decoder's fault must not take the batch's other frames along
             _log.exception("decoding a %s frame failed", job.format.name)
             refusal = Refused(number, Verdict.FAILED, f"the decoder failed: {type(error).__name__}")
         frame.decoded_ns = time.monotonic_ns()
-        job.stream.decode_cost.observe(job.width * job.height, frame.decoded_ns - frame.began_ns, frame.decoded_ns)
-        done(number, refusal is None)
+        if frame.encoded is None:
+            frame.observe_decoded()
+        done(number, refusal is None, frame.encoded)
         if refusal:
             self.refuse([refusal])
 

@@ -92,6 +92,8 @@ class _IngestProcess:
                 self._supervisor.calls.answer(number, outcome)
             case ("evict", stream_id) if self._supervisor.ingest:
                 self._supervisor.ingest.evict(stream_id)
+            case ("ping", number):
+                self._supervisor.link.send("answer", number, True)
             case ("streams", number):
                 ingest = self._supervisor.ingest
                 self._supervisor.link.send("answer", number, ingest.streams() if ingest else [])

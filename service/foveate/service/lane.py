@@ -1,4 +1,4 @@
-"""A lane: one engine, its slots, and the threads that carry batches through them.
+"""A lane: one engine, its slots, and the threads that carry batches through them. Lanes of a device share its time.
 
 Each slot has one thread, which takes its batch all the way: plan, have it decoded into the slot, wait for its turn on
 the engine, run, hand over the outputs. While one thread runs its batch the next one plans and has it decoded, so the
@@ -11,36 +11,30 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foveate.engines.contract import Engine, Slot
-from foveate.engines.errors import EngineError
-from foveate.service.batch import Batch, Entry, by_ingest
-from foveate.service.boundary import LaneStatus, Refused, Row
+from foveate.engines.errors import DeviceLost, EngineError
+from foveate.service.arbiter import Bid
+from foveate.service.batch import Batch, BatchSlot, Entry, by_ingest
+from foveate.service.boundary import Encoded, LaneStatus, Refused, Row
+from foveate.service.device_time import DeviceTime
 from foveate.service.frame import Ran, Verdict
+from foveate.service.placing import Placing
 from foveate.service.prediction import LatencyModel
-from foveate.service.scheduler import Refusal, Scheduler, StreamShare, Waiting
+from foveate.service.scheduler import Plan, Refusal, Scheduler, StreamShare, Waiting
 from foveate.service.throughput import Throughput
-from foveate.service.turns import Turns
 
-__all__ = ["BatchSlot", "Lane"]
+__all__ = ["Lane"]
 
 _log = logging.getLogger(__name__)
 
 _TICK_S = 0.001
 """Beyond a moment that is waited for, so that it has passed for certain."""
-
-
-class BatchSlot(NamedTuple):
-    """The buffers of one batch in flight, and where the ingests write its pixels."""
-
-    slot: Slot
-    pixels: NDArray[np.uint8]
-    """The slot's input itself, or, where the engine cannot read from there, what is copied into it."""
 
 
 Told = list[tuple[Entry, Refused]]
@@ -50,27 +44,52 @@ class Lane:
     """Runs frames of many streams, and of many ingests, on one engine. Thread-safe."""
 
     def __init__(
-        self, pipeline: str, engine: Engine, latency: LatencyModel, slots: Sequence[BatchSlot], *, decoders: int = 0
+        self,
+        pipeline: str,
+        engine: Engine,
+        latency: LatencyModel,
+        slots: Sequence[BatchSlot],
+        *,
+        decoders: int = 0,
+        hold_ns: int = 0,
+        device_time: DeviceTime | None = None,
+        placing: Placing | None = None,
     ) -> None:
-        """`decoders` is how many frames the ingests decode side by side; 0: as many as there are cores."""
+        """Serve on an engine that is loaded.
+
+        `decoders` is how many frames the ingests decode side by side; 0: as many as there are cores. `hold_ns` is the
+        scheduler's. Lanes whose engines are on one device have its `device_time` in common; None: it is this one's own.
+        `placing` has JPEGs decoded on the device; None: the ingests decode all.
+        """
         info = engine.info
         self.pipeline = pipeline
         self.latency = latency
         self.slots = slots
         self._engine = engine
         self._input = info.inputs[0].name
-        self._scheduler: Scheduler[Entry] = Scheduler(latency, info.max_batch, decoders or len(os.sched_getaffinity(0)))
+        self._placing = placing
+        self._scheduler: Scheduler[Entry] = Scheduler(
+            latency, info.max_batch, decoders or len(os.sched_getaffinity(0)), hold_ns
+        )
         self._planner = threading.Lock()  # one thread plans at a time; the others wait for their turn to plan
-        self._lock = threading.Lock()  # guards all that follows, and the scheduler and its latency model
+        device_time = device_time or DeviceTime()
+        self._lock = device_time.lock  # guards all that follows, and the scheduler and its latency model
         self._arrived = threading.Condition(self._lock)
-        self._turns = Turns(self._lock, info.max_in_flight)
+        self._turns, self._arbiter = device_time.turns, device_time.arbiter
+        self._carried = 0  # batches that threads are busy with
+        self._held_until_ns = 0
         self._throughput = Throughput()
         self._closing = False
+        self._lost = ""
+        self.when_lost: Callable[[str], object] | None = None
+        """Told once, from a thread of the lane, why its device can do nothing more in this process."""
         self._pid = os.getpid()
         self._threads = [
             threading.Thread(target=self._serve, args=(index,), name=f"{info.name}-slot{index}", daemon=True)
             for index in range(len(slots))
         ]
+        with self._lock:
+            self._arbiter.join(self)
         for thread in self._threads:
             thread.start()
 
@@ -78,6 +97,9 @@ class Lane:
         """Let an admitted frame wait for a batch. It, or the frame that it replaces, may be refused at once."""
         now_ns = time.monotonic_ns()
         waiting = Waiting(entry, share, entry.deadline_ns, prepare_ns)
+        if self._lost:
+            _fail([entry], self._lost)
+            return
         with self._lock:
             refusals = self._scheduler.arrive(waiting, now_ns, self._turns.free_ns(now_ns))
             self._arrived.notify()
@@ -88,6 +110,16 @@ class Lane:
         """Let go of a stream's waiting frames; nobody is told."""
         with self._lock:
             self._scheduler.withdraw(share)
+            self._arbiter.wake()
+
+    def bid(self, now_ns: int, free_ns: int) -> Bid | None:
+        """See `arbiter.Bidder`."""
+        can_plan = self._carried < len(self.slots) and now_ns >= self._held_until_ns
+        return self._scheduler.bid(now_ns, free_ns) if can_plan else None
+
+    def wake(self) -> None:
+        """See `arbiter.Bidder`."""
+        self._arrived.notify()
 
     def observe_reply(self, took_ns: int) -> None:
         """Learn how long an answer took from the end of its run until gRPC had it."""
@@ -99,6 +131,17 @@ class Lane:
         """The largest batch that the scheduler forms now."""
         with self._lock:
             return self._scheduler.batch_cap
+
+    @property
+    def lost(self) -> str:
+        """Why the lane can run nothing more in this process; "" while it can."""
+        return self._lost
+
+    @property
+    def overdue_ns(self) -> int:
+        """For how long a run on the lane's device has been expected to end."""
+        with self._lock:
+            return self._turns.overdue_ns(time.monotonic_ns())
 
     def status(self) -> LaneStatus:
         """What the lane has done and how it stands."""
@@ -139,6 +182,8 @@ class Lane:
                 _log.exception("a batch of %s was lost between its stages", self.pipeline)
                 self._leave(batch)
                 _fail(batch.ready(), f"the service failed: {type(error).__name__}")
+            with self._lock:
+                self._carried -= 1
 
     def _next_batch(self) -> Batch | None:
         """Wait until the scheduler forms a batch; None when the lane closes and nothing waits."""
@@ -146,17 +191,37 @@ class Lane:
             while True:
                 with self._lock:
                     now_ns = time.monotonic_ns()
-                    plan = self._scheduler.plan(now_ns, self._turns.free_ns(now_ns))
-                    batch = None
-                    if plan.batch:
-                        turn = self._turns.take(plan.ends_ns - plan.starts_ns, plan.ends_ns)
-                        batch = Batch(turn, plan.ends_ns, plan.batch)
+                    plan = self._plan(now_ns, self._turns.free_ns(now_ns))
+                    batch = self._take_turn(plan) if plan.batch else None
                     done = self._closing and not len(self._scheduler)
                     if not (batch or done or plan.refused):
                         self._wait_for_frames(plan.wake_at_ns, now_ns)
                 _tell(_refused(plan.refused))
                 if batch or done:
                     return batch
+
+    def _plan(self, now_ns: int, free_ns: int) -> Plan[Entry]:
+        """What this lane does next on the device; nothing while another one goes first."""
+        if len(self._scheduler) and not self._arbiter.is_first(self, now_ns, free_ns):
+            refused = tuple(self._scheduler.expire(now_ns, free_ns))
+            return Plan((), refused, wake_at_ns=self._scheduler.next_expiry_ns())
+        streams = self._scheduler.streams
+        plan = self._scheduler.plan(now_ns, free_ns)
+        if plan.batch:
+            self._arbiter.has_planned(self, plan.ends_ns - plan.starts_ns, streams)
+        held_until_ns = plan.wake_at_ns or 0
+        if held_until_ns > free_ns and held_until_ns != self._held_until_ns:  # it waits to be filled: others may go
+            self._held_until_ns = held_until_ns
+            self._arbiter.wake(but=self)
+        elif plan.refused:
+            self._arbiter.wake(but=self)
+        return plan
+
+    def _take_turn(self, plan: Plan[Entry]) -> Batch:
+        most = self._engine.info.max_in_flight
+        turn = self._turns.take(plan.ends_ns - plan.starts_ns, plan.ends_ns, self, most)
+        self._carried += 1
+        return Batch(turn, plan.ends_ns, plan.batch)
 
     def _wait_for_frames(self, wake_at_ns: int | None, now_ns: int) -> None:
         if self._turns.overrun(now_ns):
@@ -166,6 +231,10 @@ class Lane:
 
     def _carry(self, index: int, batch: Batch) -> None:
         """Have the batch decoded, run it, and hand over what came out: every frame comes back once."""
+        if self._lost:  # what waited when it was
+            self._leave(batch)
+            _fail(batch.ready(), self._lost)
+            return
         slot = self.slots[index]
         self._prepare(index, batch)
         if not self._begin(slot, batch):
@@ -176,18 +245,30 @@ class Lane:
         except EngineError as error:
             _log.error("a batch of %d failed in %s: %s", len(ready), self.pipeline, error)
             _fail(ready, str(error), len(ready))
+            if isinstance(error, DeviceLost):
+                self._lose(str(error))
             return
         self._deliver(slot.slot, ready, ran)
 
     def _prepare(self, slot: int, batch: Batch) -> None:
+        placing = self._placing
+        self._have_decoded(slot, batch, batch.entries, encoded=placing is not None)
+        if placing and (left := placing.place(slot, batch)):
+            batch.decode_again(left)
+            self._have_decoded(slot, batch, left, encoded=False)
+
+    def _have_decoded(self, slot: int, batch: Batch, entries: Sequence[Entry], *, encoded: bool) -> None:
+        """Have the ingests write frames into their rows; those that may stay encoded perhaps as they are."""
         rows = {entry: row for row, entry in enumerate(batch.entries)}
-        for ingest, entries in by_ingest(batch.entries).items():
-            by_frame = {entry.frame: entry for entry in entries}
+        for ingest, theirs in by_ingest(entries).items():
+            by_frame = {entry.frame: entry for entry in theirs}
 
-            def done(frame: int, succeeded: bool, by_frame: dict[int, Entry] = by_frame) -> None:
-                batch.decoded(by_frame[frame], succeeded)
+            def done(
+                frame: int, succeeded: bool, left: Encoded | None = None, by_frame: dict[int, Entry] = by_frame
+            ) -> None:
+                batch.decoded(by_frame[frame], succeeded, left)
 
-            ingest.prepare(self.pipeline, slot, [Row(entry.frame, rows[entry]) for entry in entries], done)
+            ingest.prepare(self.pipeline, slot, [Row(entry.frame, rows[entry], encoded) for entry in theirs], done)
         batch.wait_for_pixels()
 
     def _begin(self, slot: BatchSlot, batch: Batch) -> bool:
@@ -204,7 +285,7 @@ class Lane:
                 late = self._expire(batch, now_ns)
                 if not batch.ready():
                     self._turns.pass_on(batch.turn)
-                    self._arrived.notify()  # the engine is free earlier than was planned for
+                    self._arbiter.wake()  # the device is free earlier than was planned for
                     begun = False
                 elif self._turns.is_up(batch.turn):
                     self._turns.begin(batch.turn, self.latency.latency_ns(len(batch.ready())), now_ns)
@@ -213,8 +294,9 @@ class Lane:
                     self._turns.wait(_seconds_until(self._next_expiry_ns(batch), now_ns))
             _tell(late)
         target = slot.slot.inputs[self._input]
-        for to, row in enumerate(row for row, entry in enumerate(batch.entries) if not entry.out):
-            if to != row or target is not slot.pixels:  # a frame before it has fallen out: close the gap
+        for to, (row, entry) in enumerate((row, entry) for row, entry in enumerate(batch.entries) if not entry.out):
+            # A frame before it may have fallen out: close the gap. What is on the device follows in `_run`.
+            if entry not in batch.on_device and (to != row or target is not slot.pixels):
                 target[to] = slot.pixels[row]
         return begun
 
@@ -236,8 +318,10 @@ class Lane:
 
     def _run(self, index: int, batch: Batch, size: int) -> Ran:
         """Run the batch whose turn it is, and learn from it."""
-        started_ns = time.monotonic_ns()
         try:
+            if self._placing:
+                self._placing.close_gaps(index, batch)
+            started_ns = time.monotonic_ns()
             times = self._engine.run(self.slots[index].slot, size)
             with self._lock:
                 ended_ns = time.monotonic_ns()
@@ -246,7 +330,7 @@ class Lane:
         finally:
             with self._lock:
                 self._turns.end()
-                self._arrived.notify()
+                self._arbiter.wake()
         return Ran(
             size,
             started_ns,
@@ -258,6 +342,7 @@ class Lane:
             batch.turn,
             index,
             self._pid,
+            batch.placed_ns,
         )
 
     def _leave(self, batch: Batch) -> None:
@@ -265,7 +350,14 @@ class Lane:
         with self._lock:
             if self._turns.is_planned(batch.turn):
                 self._turns.pass_on(batch.turn)
-            self._arrived.notify()
+            self._arbiter.wake()
+
+    def _lose(self, reason: str) -> None:
+        """The device can do nothing more in this process: frames are failed without trying it again."""
+        with self._lock:
+            told, self._lost = bool(self._lost), reason
+        if self.when_lost and not told:
+            self.when_lost(reason)
 
     def _deliver(self, slot: Slot, ready: Sequence[Entry], ran: Ran) -> None:
         rows = {entry: row for row, entry in enumerate(ready)}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from foveate.engines.contract import Engine
@@ -15,10 +16,14 @@ from foveate.engines.serving_latency import serving_latency
 from foveate.models.outputs import DecodeOptions
 from foveate.models.package import PreparedModel, load_package, prepare
 from foveate.models.store import ModelStore
+from foveate.service.batch import BatchSlot
 from foveate.service.config import PipelineConfig, ServiceConfig
+from foveate.service.decode_choice import decodes_on_device
 from foveate.service.device import Device
-from foveate.service.lane import BatchSlot, Lane
+from foveate.service.device_time import DeviceTime
+from foveate.service.lane import Lane
 from foveate.service.pipeline import Pipeline, PipelineSet, Unavailable
+from foveate.service.placing import Placing
 from foveate.service.prediction import LatencyModel
 
 __all__ = ["NewSlots", "OpenPipelines", "Opened", "new_slots", "open_pipeline", "open_pipelines"]
@@ -56,12 +61,13 @@ def open_pipelines(config: ServiceConfig, make_slots: NewSlots = new_slots) -> O
     default = config.default_pipeline_name
     opened: dict[str, Pipeline | Unavailable] = {}
     lanes: list[Lane] = []
+    times = defaultdict[str, DeviceTime](DeviceTime)  # by the engines' device
     try:
         for name, wanted in config.pipelines.items():
             fetch = config.fetch and name == default
             try:
                 model = prepare(load_package(wanted.model), store, fetch=fetch)
-                opened[name], lane = _open(name, wanted, config, model, make_slots)
+                opened[name], lane = _open(name, wanted, config, model, make_slots, times)
                 lanes.append(lane)
             except FoveateError as error:
                 if name == default:
@@ -83,20 +89,32 @@ def open_pipeline(
     *,
     wanted: PipelineConfig,
     decoders: int = 0,
+    device_time: DeviceTime | None = None,
 ) -> Served:
-    """Serve a model on a loaded engine of which the profile is known."""
+    """Serve a model on a loaded engine of which the profile is known; for the last two see `Lane`."""
     manifest = model.manifest
     view = DecodeOptions(
         manifest.min_score if wanted.min_score is None else wanted.min_score,
         wanted.max_detections or manifest.max_detections,
     )
     slots = make_slots(name, engine, wanted.engine.slots)
-    lane = Lane(name, engine, LatencyModel(profile), slots, decoders=decoders)
+    hold_ns = wanted.engine.hold_ms * 1_000_000
+    latency = LatencyModel(profile)
+    on_device = decodes_on_device(wanted.engine.decode, engine, slots[0], model, decoders)
+    placing = Placing(engine, slots) if on_device else None
+    lane = Lane(
+        name, engine, latency, slots, decoders=decoders, hold_ns=hold_ns, device_time=device_time, placing=placing
+    )
     return Pipeline(name, model, engine.info, view, len(slots)), lane
 
 
 def _open(
-    name: str, wanted: PipelineConfig, config: ServiceConfig, model: PreparedModel, make_slots: NewSlots
+    name: str,
+    wanted: PipelineConfig,
+    config: ServiceConfig,
+    model: PreparedModel,
+    make_slots: NewSlots,
+    times: Mapping[str, DeviceTime],
 ) -> Served:
     if not wanted.allow_random_weights:
         model.require_trained()
@@ -108,7 +126,10 @@ def _open(
     try:
         engine.load()
         latency = serving_latency(engine, chosen.key, engines, threads=threads, time_limit_s=settings.profile_s)
-        return open_pipeline(name, model, engine, latency, make_slots, wanted=wanted, decoders=config.decode_threads)
+        decoders, device_time = config.decode_threads, times[engine.info.device]
+        return open_pipeline(
+            name, model, engine, latency, make_slots, wanted=wanted, decoders=decoders, device_time=device_time
+        )
     except BaseException:
         engine.close()
         raise

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from foveate.engines.errors import BadFrame, UnsupportedFormat
 from foveate.service.frame import PixelFormat
 
-__all__ = ["Orientation", "jpeg_orientation", "picture_format", "picture_size"]
+__all__ = ["Orientation", "is_common_jpeg", "jpeg_orientation", "picture_format", "picture_size"]
 
 _FLIPS = {1: (1, 1), 2: (1, -1), 3: (-1, -1), 4: (-1, 1), 5: (1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}
 """Steps along rows and columns, after the transposing of 5 to 8."""
@@ -93,6 +93,23 @@ def jpeg_orientation(data: bytes | memoryview) -> Orientation:
     except (struct.error, IndexError, BadFrame):
         pass  # a broken EXIF says nothing; whether the picture is broken too, the decoder will say
     return Orientation(1)
+
+
+def is_common_jpeg(data: bytes | memoryview) -> bool:
+    """Whether a JPEG is what cameras make, that every decoder takes alike: baseline, of YCbCr, upright.
+
+    Source: ITU-T T.81, B.2.2; ITU-T T.872, 6.5.3 (the marker APP14 of Adobe tells of other colours).
+    """
+    try:
+        for marker, at in _jpeg_segments(data):
+            if marker == 0xEE:
+                return False
+            if marker in _JPEG_SIZES:
+                bits, components = data[at + 4], data[at + 9]
+                return marker == 0xC0 and bits == 8 and components == 3 and jpeg_orientation(data).value == 1
+    except (struct.error, IndexError, BadFrame):
+        pass  # what is wrong with it, the decoder will say
+    return False
 
 
 def _tiff_orientation(tiff: bytes | memoryview) -> int:

@@ -56,6 +56,11 @@ class PipelineSet:
         self.all = pipelines
         self.default = default
 
+    def withdraw(self, name: str, reason: str) -> None:
+        """A pipeline that was served is not served any more."""
+        if isinstance(served := self.all[name], Pipeline):
+            self.all = {**self.all, name: Unavailable(name, served.model.manifest.name, reason)}
+
     @property
     def ready(self) -> list[Pipeline]:
         return [pipeline for pipeline in self.all.values() if isinstance(pipeline, Pipeline)]

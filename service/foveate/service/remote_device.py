@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from foveate.engines.contract import TensorSpec
 from foveate.engines.errors import EngineUnavailable
-from foveate.service.boundary import Admission, FrameTicket, Refused, Row
+from foveate.service.boundary import Admission, Encoded, FrameTicket, Refused, Row
 from foveate.service.frame import Grant, Ran, StreamOptions, Verdict
 from foveate.service.ingest import Ingest
 from foveate.service.link import Calls, Link, LinkBroken
@@ -161,9 +161,9 @@ class _Prepared:
     def __init__(self, link: Link) -> None:
         self._link = link
 
-    def __call__(self, frame: int, succeeded: bool) -> None:
+    def __call__(self, frame: int, succeeded: bool, encoded: Encoded | None = None) -> None:
         with suppress(LinkBroken):
-            self._link.send("prepared", frame, succeeded)
+            self._link.send("prepared", frame, succeeded, encoded and tuple(encoded))
 
 
 def _arrays(specs: Sequence[TensorSpec], values: Sequence[bytes]) -> dict[str, NDArray[Any]]:

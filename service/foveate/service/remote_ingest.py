@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
 
 from foveate.engines.errors import FoveateError
-from foveate.service.boundary import FrameTicket, Refused, Row
+from foveate.service.boundary import Encoded, FrameTicket, Prepared, Refused, Row
 from foveate.service.device import Device, DeviceSession
 from foveate.service.frame import Ran
 from foveate.service.link import Link, LinkBroken
@@ -27,10 +27,10 @@ class RemoteIngest:
     def __init__(self, link: Link) -> None:
         self._link = link
         self._lock = threading.Lock()
-        self._preparing: dict[int, Callable[[int, bool], None]] = {}
+        self._preparing: dict[int, Prepared] = {}
         self._gone = False
 
-    def prepare(self, pipeline: str, slot: int, rows: Sequence[Row], done: Callable[[int, bool], None]) -> None:
+    def prepare(self, pipeline: str, slot: int, rows: Sequence[Row], done: Prepared) -> None:
         """See `IngestPort`."""
         with self._lock:
             self._preparing.update((row.frame, done) for row in rows)
@@ -40,12 +40,12 @@ class RemoteIngest:
         else:
             self._send("prepare", pipeline, slot, [tuple(row) for row in rows])
 
-    def prepared(self, frame: int, succeeded: bool) -> None:
+    def prepared(self, frame: int, succeeded: bool, encoded: Encoded | None = None) -> None:
         """The ingest is done with a row."""
         with self._lock:
             done = self._preparing.pop(frame, None)
         if done:
-            done(frame, succeeded)
+            done(frame, succeeded, encoded)
 
     def refuse(self, refused: Sequence[Refused]) -> None:
         """See `IngestPort`."""
@@ -135,8 +135,8 @@ def _handle(message: tuple[Any, ...], link: Link, session: DeviceSession, ingest
             for stream, took_ns in replies:
                 session.observe_reply(stream, took_ns)
             session.submit(FrameTicket(*ticket))
-        case ("prepared", frame, succeeded):
-            ingest.prepared(frame, succeeded)
+        case ("prepared", frame, succeeded, encoded):
+            ingest.prepared(frame, succeeded, encoded and Encoded(*encoded))
         case ("admit", number, stream, options):
             try:
                 outcome: object = session.admit_now(stream, options)

@@ -81,6 +81,11 @@ class Scheduler(Generic[F]):
         return len(self._room)
 
     @property
+    def streams(self) -> int:
+        """Streams of which frames wait."""
+        return self._room.streams
+
+    @property
     def batch_cap(self) -> int:
         """The largest batch worth forming now."""
         return batch_cap(self.latency, self.max_batch, self._budgets.tight_ns)

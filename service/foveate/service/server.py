@@ -108,9 +108,11 @@ class IngestServer:
         if self._reception is None:
             return
         states = health_pb2.HealthCheckResponse
-        state = states.SERVING if serving and not self._reception.draining else states.NOT_SERVING
-        for name in ("", _SERVICE, *(pipeline.name for pipeline in self._reception.pipelines.ready)):
-            await self._health.set(name, state)
+        pipelines = self._reception.pipelines
+        ready = {pipeline.name for pipeline in pipelines.ready} if serving and not self._reception.draining else set()
+        health = {"": bool(ready), _SERVICE: bool(ready)} | {name: name in ready for name in pipelines.all}
+        for name, healthy in health.items():
+            await self._health.set(name, states.SERVING if healthy else states.NOT_SERVING)
 
 
 async def _advise(reception: Reception) -> None:
@@ -133,6 +135,7 @@ class Server:
         self._opening = opening
         self._new_station = new_station or local_station
         self._ingest: IngestServer | None = None
+        self._reporting: asyncio.Task[None] | None = None
         self._opened: Opened | None = None
         self._decoders = ThreadPoolExecutor(decoder_threads(config), "decode")
         self.address = ""
@@ -159,6 +162,8 @@ class Server:
             await server.stop(0)
             await self._close()
             raise
+        loop = asyncio.get_running_loop()
+        self._opened.device.when_lost(lambda *what: loop.call_soon_threadsafe(self._lose, *what))
         self._ingest, self.address = server, server.address
         return self.address
 
@@ -173,6 +178,14 @@ class Server:
             self._ingest = None
             if self._config.trace:
                 end_trace(self._config.trace)
+
+    def _lose(self, pipeline: str, reason: str) -> None:
+        """A pipeline's engine has lost its device, which only a new process can use: it is not served any more."""
+        if self._ingest is None or self._opened is None:
+            return
+        why = f"its device is lost until the service is started anew: {reason}"
+        self._opened.pipelines.withdraw(pipeline, why)
+        self._reporting = asyncio.create_task(self._ingest.report_health(serving=True))
 
     async def _close(self) -> None:
         if self._opened is not None:

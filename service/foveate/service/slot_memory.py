@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foveate.engines.contract import Engine, EngineInfo
-from foveate.service.lane import BatchSlot
+from foveate.service.batch import BatchSlot
 
 __all__ = ["SharedSlots", "SlotMemory"]
 

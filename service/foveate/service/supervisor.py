@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import time
 from collections.abc import Coroutine
 from contextlib import suppress
@@ -39,6 +40,9 @@ _LIVED_WELL_S = 30.0
 """A process that lived so long is started again without a pause when it dies."""
 _ANSWERED_WITHIN_S = 2.0
 _ENDED_WITHIN_S = 10.0
+_PING_EVERY_S = 1.0
+_PINGS = 2
+"""So many in a row go unanswered before a process counts as hung: one alone may be the supervisor's own late waking."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,13 +222,11 @@ class Supervisor:
                 part.answers = part.answers or answers
                 part.pipelines = PipelineSet(pipelines, default)
                 self._directory.serving.add(part.number)
-                part.served = True
-                part.ready.set()
+                self._serves(part)
                 for ingest in self._ingests:
                     self._introduce(ingest, part)
             case _IngestPart(), ("ready", _):
-                part.served = True
-                part.ready.set()
+                self._serves(part)
             case _, ("failed", error):
                 part.failure = error
                 if part.served:
@@ -240,6 +242,32 @@ class Supervisor:
                 self._begin(self._tell_status(part, number))
             case _:
                 raise ValueError(f"the {part.name} process said {message[0]!r}, which has no meaning")
+
+    def _serves(self, part: _Part) -> None:
+        part.served = True
+        part.ready.set()
+        if part.child:
+            self._begin(self._watch(part, part.child))
+
+    async def _watch(self, part: _Part, child: Child) -> None:
+        """Kill a process that hangs; it is then replaced as one that has died.
+
+        It answers from the thread that does its work or shares the interpreter with that one.
+        """
+        missed = 0
+        while missed < _PINGS:
+            await asyncio.sleep(_PING_EVERY_S if not missed else 0)
+            if part.child is not child or self._stopping:
+                return
+            try:
+                await asyncio.wait_for(part.calls.call(child.link, "ping"), self._config.hang_s / _PINGS)
+                missed = 0
+            except TimeoutError:
+                missed += 1
+            except (LinkBroken, FoveateError):
+                return  # it has died, which is seen where its link is read
+        _log.error("the %s process has given no sign of life for %g s: it is killed", part.name, self._config.hang_s)
+        os.kill(child.pid, signal.SIGKILL)  # its end is seen where its link is read
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -113,6 +113,11 @@ class WaitingRoom(Generic[F]):
     def __len__(self) -> int:
         return len(self._waiting)
 
+    @property
+    def streams(self) -> int:
+        """Streams of which frames wait."""
+        return len(self._columns)
+
     def count(self, share: StreamShare) -> int:
         """How many frames of a stream wait."""
         column = self._columns.get(share)

@@ -2,60 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from types import ModuleType, SimpleNamespace
+from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
-from foveate.engines.contract import DeviceRows
-from foveate.engines.cuda import Device, KernelCache, PictureKernels, Rectangle
-from foveate.engines.cuda.jpeg_decoder import JpegDecoder, PlacedJpeg, image_codec
+from foveate.engines.contract import DeviceRows, EncodedRow
+from foveate.engines.cuda import Device, PictureKernels, Rectangle
+from foveate.engines.cuda.jpeg_decoder import JpegDecoder, image_codec
 from foveate.engines.errors import DeviceError, EngineUnavailable
+from support.cpu_codec import CpuCodec, OneCubin
 from support.fake_cuda import FakeCuda
 
 WHOLE = Rectangle(0, 0, 64, 48)
 ROW = Rectangle(0, 4, 32, 24)
 ROW_SIZE = (32, 32)
-
-
-class CpuCodec:
-    """nvImageCodec's module as far as it is used, decoding into the stand-in's memory."""
-
-    def __init__(self, cuda: FakeCuda) -> None:
-        self.cuda = cuda
-        self.streams: list[int] = []
-        self.ColorSpec = SimpleNamespace(SRGB="srgb")
-        self.SampleFormat = SimpleNamespace(I_RGB="rgb")
-        self.held: list[int] = []
-
-    def CodeStream(self, data: bytes) -> bytes:
-        return data
-
-    def DecodeParams(self, **said: Any) -> dict[str, Any]:
-        assert said == {"apply_exif_orientation": False, "color_spec": "srgb", "sample_format": "rgb"}
-        return said
-
-    def Decoder(self, *, device_id: int) -> CpuCodec:
-        assert device_id == 0
-        return self
-
-    def decode(self, sources: Sequence[bytes], *, params: Any, cuda_stream: int) -> list[Any]:
-        self.streams.append(cuda_stream)
-        return [self._decoded(source) for source in sources]
-
-    def _decoded(self, source: bytes) -> Any:
-        image = cv2.imdecode(np.frombuffer(source, np.uint8), cv2.IMREAD_COLOR_RGB) if source else None
-        if image is None:
-            return None
-        address = self.cuda.memory_alloc(image.nbytes)
-        self.held.append(address)
-        self.cuda.write(address, image.tobytes())
-        return SimpleNamespace(
-            __cuda_array_interface__={"shape": image.shape, "strides": None, "data": (address, False), "typestr": "|u1"}
-        )
 
 
 class Rows(DeviceRows):
@@ -73,14 +37,6 @@ class Rows(DeviceRows):
 
     def written(self, row: int, event: int) -> None:
         self.said[row] = event
-
-
-class OneCubin(KernelCache):
-    def __init__(self) -> None:
-        pass
-
-    def cubin(self, source: str, capability: str) -> bytes:
-        return b"\x7fELF place_rgb place_nv12"
 
 
 @pytest.fixture
@@ -111,8 +67,8 @@ def test_a_batch_is_decoded_on_one_stream_and_each_row_is_said_to_be_the_devices
 ) -> None:
     codec, rows = CpuCodec(cuda), Rows(cuda)
     made = decoder(device, codec)
-    asked = [PlacedJpeg(jpeg(50), 2, WHOLE, ROW), PlacedJpeg(jpeg(90), 0, WHOLE, ROW)]
-    assert made.decode(asked, rows, ROW_SIZE, 114) == [True, True]
+    asked = [EncodedRow(jpeg(50), 2, WHOLE, ROW), EncodedRow(jpeg(90), 0, WHOLE, ROW)]
+    assert made.decode(asked, rows, ROW_SIZE) == [True, True]
     assert set(rows.said) == {0, 2}
     assert len(set(rows.said.values())) == 1
     kernels = [work for work in cuda.log if work.what.startswith("kernel place_rgb")]
@@ -123,7 +79,7 @@ def test_a_batch_is_decoded_on_one_stream_and_each_row_is_said_to_be_the_devices
 
 def test_the_kernel_is_told_where_the_picture_and_its_row_lie(cuda: FakeCuda, device: Device) -> None:
     codec, rows = CpuCodec(cuda), Rows(cuda)
-    decoder(device, codec).decode([PlacedJpeg(jpeg(), 3, WHOLE, ROW)], rows, ROW_SIZE, 114)
+    decoder(device, codec).decode([EncodedRow(jpeg(), 3, WHOLE, ROW, 114)], rows, ROW_SIZE)
     (kernel,) = [work.what for work in cuda.log if work.what.startswith("kernel")]
     told = bytes.fromhex(kernel.split()[-1])
     picture, _, row = np.frombuffer(told[:24], np.uint64)
@@ -133,16 +89,40 @@ def test_the_kernel_is_told_where_the_picture_and_its_row_lie(cuda: FakeCuda, de
 
 def test_what_cannot_be_decoded_there_is_left_to_the_cpu(cuda: FakeCuda, device: Device) -> None:
     rows = Rows(cuda)
-    asked = [PlacedJpeg(b"", 0, WHOLE, ROW), PlacedJpeg(jpeg(), 1, WHOLE, ROW)]
-    assert decoder(device, CpuCodec(cuda)).decode(asked, rows, ROW_SIZE, 0) == [False, True]
+    asked = [
+        EncodedRow(b"no JPEG", 3, WHOLE, ROW),
+        EncodedRow(jpeg()[:40], 0, WHOLE, ROW),
+        EncodedRow(jpeg(), 1, WHOLE, ROW),
+        EncodedRow(jpeg(), 2, (0, 0, 65, 48), ROW),
+    ]
+    assert decoder(device, CpuCodec(cuda)).decode(asked, rows, ROW_SIZE) == [False, False, True, False]
     assert set(rows.said) == {1}
+
+
+def test_each_slot_has_an_event_of_its_own(cuda: FakeCuda, device: Device) -> None:
+    """A run that waits for its rows must not wait for the next batch's too."""
+    made, slots = decoder(device, CpuCodec(cuda)), [Rows(cuda), Rows(cuda)]
+    for rows in (*slots, slots[0]):
+        made.decode([EncodedRow(jpeg(), 0, WHOLE, ROW)], rows, ROW_SIZE)
+    assert slots[0].said != slots[1].said
+    made.close()
+    assert "event" not in cuda.live.values()
+
+
+def test_a_device_that_the_library_cannot_use_is_said_to_be_so(cuda: FakeCuda, device: Device) -> None:
+    class Broken(CpuCodec):
+        def Decoder(self, *, device_id: int, backends: list[int]) -> CpuCodec:
+            raise RuntimeError("Could not create decoder")
+
+    with pytest.raises(EngineUnavailable, match="no decoder for cuda:0: Could not create decoder"):
+        decoder(device, Broken(cuda))
 
 
 def test_a_fault_on_the_device_is_raised_and_no_row_is_said_to_be_written(cuda: FakeCuda, device: Device) -> None:
     rows, made = Rows(cuda), decoder(device, CpuCodec(cuda))
     cuda.fail("launch", 719)
     with pytest.raises(DeviceError):
-        made.decode([PlacedJpeg(jpeg(), 0, WHOLE, ROW)], rows, ROW_SIZE, 0)
+        made.decode([EncodedRow(jpeg(), 0, WHOLE, ROW)], rows, ROW_SIZE)
     assert not rows.said
 
 
@@ -173,8 +153,11 @@ def test_the_real_library_takes_what_is_asked_of_it() -> None:
     cpu = codec.Decoder(
         device_id=codec.NVIMGCODEC_DEVICE_CPU_ONLY, backends=[codec.Backend(codec.BackendKind.CPU_ONLY)]
     )
-    good, bad = cpu.decode([codec.CodeStream(jpeg(100)), codec.CodeStream(jpeg(100)[:200])], params=parameters)
-    assert bad is None
+    kinds = codec.BackendKind
+    assert [codec.Backend(kind) for kind in (kinds.HW_GPU_ONLY, kinds.GPU_ONLY, kinds.HYBRID_CPU_GPU)]
+    sources = [jpeg(100), jpeg(100)[:200], b"no picture", b""]
+    good, *bad = cpu.decode([codec.CodeStream(data) for data in sources], params=parameters)
+    assert bad == [None, None, None]
     pixels = np.asarray(good)
     assert pixels.shape == (48, 64, 3)
     assert np.abs(pixels.astype(int) - 100).max() <= 2

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -18,6 +19,7 @@ from foveate.engines import (
     DeviceError,
     DeviceLost,
     DeviceOutOfMemory,
+    EncodedRow,
     EngineError,
     EngineUnavailable,
     PlanMismatch,
@@ -26,11 +28,12 @@ from foveate.engines import (
     check_engine,
     tensorrt_engine,
 )
-from foveate.engines.cuda import Device
+from foveate.engines.cuda import Device, jpeg_decoder
 from foveate.engines.engine_record import MemoryPlan
 from foveate.engines.tensorrt_engine import TensorRtEngine, TensorRtRtxEngine
 from foveate.engines.tensorrt_library import tensorrt_library
 from support import fake_tensorrt_runtime
+from support.cpu_codec import CpuCodec, OneCubin
 from support.engine_records import engine_record
 from support.fake_cuda import FakeCuda
 from support.fake_tensorrt_runtime import FakeRuntimeLibrary, plan_bytes
@@ -276,6 +279,104 @@ def test_a_run_that_fails_forgets_the_devices_rows(rig: Rig, slot_of: tuple[Tens
 def test_a_row_that_is_not_there_is_refused(slot_of: tuple[TensorRtEngine, Slot]) -> None:
     with pytest.raises(EngineError, match="rows 0 to 3, not 4"):
         slot_of[1].device_inputs["pixels"].written(4, 0)
+
+
+# JPEGs that are decoded on the device.
+
+
+@pytest.fixture
+def codec(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> CpuCodec:
+    made = CpuCodec(rig.cuda)
+    monkeypatch.setattr(jpeg_decoder, "image_codec", lambda: made)
+    monkeypatch.setattr(tensorrt_engine, "KernelCache", OneCubin)
+    return made
+
+
+def jpeg_row(row: int, data: bytes | None = None) -> EncodedRow:
+    picture = cv2.imencode(".jpg", np.full((8, 8, 3), 90, np.uint8))[1].tobytes()
+    return EncodedRow(picture if data is None else data, row, (0, 0, 8, 8), (0, 0, 4, 4))
+
+
+def test_encoded_rows_are_placed_and_the_hosts_not_copied(rig: Rig, codec: CpuCodec) -> None:
+    with rig.engine() as engine:
+        slot = engine.new_slot()
+        assert engine.open_decoder()
+        assert engine.open_decoder()
+        assert engine.place_encoded(slot, [jpeg_row(2), jpeg_row(1, b""), jpeg_row(0)]) == [True, False, True]
+        rows, kernels = slot.device_inputs["pixels"], [w.what for w in rig.cuda.log if w.what.startswith("kernel")]
+        addresses = [int(np.frombuffer(bytes.fromhex(each.split()[-1])[16:24], np.uint64)[0]) for each in kernels]
+        assert addresses == [rows.address + 2 * rows.row_bytes, rows.address]
+        rig.cuda.log.clear()
+        engine.run(slot, 4)
+        spans = [work.reads[0] for work in rig.cuda.log if work.what == "copy to device"]
+        assert [(start - slot.inputs["pixels"].ctypes.data) // 48 for start, _ in spans] == [1, 3]
+        for address in codec.held:
+            with engine._device.current():
+                rig.cuda.memory_free(address)
+    rig.assert_nothing_left()
+
+
+@pytest.mark.parametrize("last", [[], [3]])
+def test_only_what_was_placed_last_is_the_devices(rig: Rig, codec: CpuCodec, last: list[int]) -> None:
+    with rig.engine() as engine:
+        slot = engine.new_slot()
+        engine.open_decoder()
+        engine.place_encoded(slot, [jpeg_row(0), jpeg_row(1)])
+        assert engine.place_encoded(slot, [jpeg_row(row) for row in last]) == [True] * len(last)
+        rig.cuda.log.clear()
+        engine.run(slot, 4)
+        copied = [end - start for work in rig.cuda.log if work.what == "copy to device" for start, end in work.reads]
+        assert copied == [(4 - len(last)) * 48]
+
+
+@pytest.mark.parametrize("missing", ["codec", "kernels", "device"])
+def test_without_a_decoder_an_engine_takes_no_pictures(
+    rig: Rig, codec: CpuCodec, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("could not create decoder") if missing == "device" else EngineUnavailable("not installed")
+
+    where, name = {
+        "codec": (jpeg_decoder, "image_codec"),
+        "kernels": (OneCubin, "cubin"),
+        "device": (codec, "Decoder"),
+    }[missing]
+    monkeypatch.setattr(where, name, fail)
+    with rig.engine() as engine:
+        assert not engine.open_decoder()
+        assert engine.place_encoded(engine.new_slot(), [jpeg_row(0)]) == [False]
+        engine.close_decoder()
+    rig.assert_nothing_left()
+
+
+def test_an_engine_whose_input_is_no_picture_takes_none(rig: Rig, codec: CpuCodec) -> None:
+    rig.path.write_bytes(plan_bytes(inputs=(("pixels", "float32", (4, 4, 3)),)))
+    with rig.engine() as engine:
+        assert not engine.open_decoder()
+
+
+def test_a_closed_decoder_leaves_nothing(rig: Rig, codec: CpuCodec) -> None:
+    with rig.engine() as engine:
+        engine.new_slot()
+        before = sorted(rig.cuda.live.values())
+        engine.open_decoder()
+        engine.close_decoder()
+        engine.close_decoder()
+        assert sorted(rig.cuda.live.values()) == before
+        assert engine.open_decoder(), "it can be opened again"
+
+
+def test_a_fault_of_the_decoder_is_one_of_the_engines(rig: Rig, codec: CpuCodec) -> None:
+    def fault(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("nvJPEG: internal error")
+
+    with rig.engine() as engine:
+        slot = engine.new_slot()
+        engine.open_decoder()
+        codec.decode = fault  # type: ignore[method-assign]
+        with pytest.raises(RunFailed, match="the decoder of tiny on cuda:0: nvJPEG: internal error"):
+            engine.place_encoded(slot, [jpeg_row(0)])
+        engine.run(slot, 4)
 
 
 # Failures.

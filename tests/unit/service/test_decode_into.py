@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from foveate.engines.errors import BadFrame
 from foveate.models.package import PreparedModel
-from foveate.service.decode import Decoded, decode_into
+from foveate.service.decode import Decoded, decode_into, leave_encoded
 from foveate.service.frame import PixelFormat
 from support.frames import colour_model, encoded, nv12, smooth_picture
 
@@ -236,3 +236,74 @@ def test_pixels_of_another_size_than_the_header_declared_are_refused(kind: Pixel
     data = encoded(smooth_picture(np.random.default_rng(2), 64, 48), kind)
     with pytest.raises(BadFrame, match="header declares 640x48, its pixels say otherwise"):
         decoded(data, kind, (640, 48), colour_model(8, 8))
+
+
+def jpeg(size: tuple[int, int] = (64, 48), *parameters: int) -> bytes:
+    return encoded(smooth_picture(np.random.default_rng(3), *size), PixelFormat.JPEG, *parameters)
+
+
+@pytest.mark.parametrize("resize", RESIZES)
+def test_a_jpeg_is_left_as_it_is_with_its_place_beside_it(resize: Resize) -> None:
+    model, data = colour_model(100, 60, resize, pad_value=PAD), jpeg()
+    row = blank_row(model)
+    left = leave_encoded(row, data, PixelFormat.JPEG, (64, 48), model)
+    assert left
+    found, said = left
+    placement = model.place(64, 48)
+    assert row.reshape(-1)[: said.nbytes].tobytes() == data
+    assert (row.reshape(-1)[said.nbytes :] == POISON).all()
+    assert (found.width, found.height, found.placement) == (64, 48, placement)
+    source, target = placement.source, placement.destination
+    assert said.source == (source.x, source.y, source.width, source.height)
+    assert said.target == (target.x, target.y, target.width, target.height)
+    assert said.pad_value == PAD
+
+
+def _exif(orientation: int) -> bytes:
+    tiff = b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x0112, 3, 1, orientation, 0, 0)
+    return b"\xff\xe1" + struct.pack(">H", len(tiff) + 8) + b"Exif\0\0" + tiff
+
+
+def _grey() -> bytes:
+    return cv2.imencode(".jpg", np.full((48, 64), 80, np.uint8))[1].tobytes()
+
+
+NOT_LEFT = {
+    "turned": jpeg()[:2] + _exif(6) + jpeg()[2:],
+    "progressive": jpeg((64, 48), cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
+    "grey": _grey(),
+    "colours of Adobe": jpeg()[:2] + b"\xff\xee\x00\x0eAdobe\x00\x64\0\0\0\0\x00" + jpeg()[2:],
+    "cut off": jpeg()[:-40],
+    "its header alone": jpeg()[:24],
+    "PNG": encoded(np.zeros((48, 64, 3), np.uint8), PixelFormat.PNG),
+}
+
+
+@pytest.mark.parametrize("what", NOT_LEFT)
+def test_what_decoders_differ_on_is_not_left(what: str) -> None:
+    model, data = colour_model(100, 60), NOT_LEFT[what]
+    row = blank_row(model)
+    kind = PixelFormat.PNG if what == "PNG" else PixelFormat.JPEG
+    assert leave_encoded(row, data, kind, (64, 48), model) is None
+    assert (row == POISON).all()
+
+
+def test_a_jpeg_that_is_upright_by_its_exif_is_left() -> None:
+    data = jpeg()[:2] + _exif(1) + jpeg()[2:]
+    assert leave_encoded(blank_row(colour_model(100, 60)), data, PixelFormat.JPEG, (64, 48), colour_model(100, 60))
+
+
+@pytest.mark.parametrize(("spare", "fits"), [(0, True), (-1, False)])
+def test_a_jpeg_that_is_larger_than_its_row_is_not_left(spare: int, fits: bool) -> None:
+    data = jpeg()
+    row = np.zeros(len(data) + spare, np.uint8)
+    assert (leave_encoded(row, data, PixelFormat.JPEG, (64, 48), colour_model()) is not None) is fits
+
+
+@pytest.mark.parametrize(("height", "fits"), [(2304, True), (2305, False)])
+def test_a_jpeg_of_very_many_pixels_is_not_left(height: int, fits: bool) -> None:
+    """A batch of them would take the device's memory from its engines."""
+    data = encoded(np.full((height, 4096, 3), 90, np.uint8), PixelFormat.JPEG)
+    row = np.zeros(len(data), np.uint8)
+    left = leave_encoded(row, data, PixelFormat.JPEG, (4096, height), colour_model())
+    assert (left is not None) is fits

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foveate.service.arbiter import Bid, next_lane
+from foveate.service.arbiter import Arbiter, Bid, next_lane
 from foveate.service.scheduler import Scheduler, StreamShare, Waiting
+from foveate.service.turns import Turns
 from support.frames import MS, latency_model
 
 
@@ -93,3 +96,184 @@ def test_bids_are_in_a_lanes_own_time() -> None:
     assert lane.bid(0, 0) == Bid(0, int(94.5 * MS))
     assert lane.bid(10 * MS, 30 * MS) == Bid(0, int(64.5 * MS))
     assert pytest.approx(lane.bid(94 * MS, 0)) == (0, int(0.5 * MS))
+
+
+@dataclass(eq=False)
+class Told:
+    """A lane that bids what it is told to."""
+
+    asks: Bid | None = None
+    woken: int = 0
+
+    def bid(self, now_ns: int, free_ns: int) -> Bid | None:
+        return self.asks and Bid(self.asks.priority, self.asks.laxity_ns - free_ns)
+
+    def wake(self) -> None:
+        self.woken += 1
+
+
+def arbiter_of(*lanes: Told) -> Arbiter:
+    made = Arbiter()
+    for lane in lanes:
+        made.join(lane)
+    return made
+
+
+def test_a_lane_alone_always_plans() -> None:
+    lane = Told()
+    alone = arbiter_of(lane)
+    assert alone.is_first(lane, 0, 0)
+    alone.has_planned(lane, 10, 1)
+    assert lane.woken == 0, "it knows"
+
+
+def test_a_lane_that_is_not_first_wakes_the_one_that_is() -> None:
+    urgent, other = Told(Bid(0, 10)), Told(Bid(0, 20))
+    arbiter = arbiter_of(other, urgent)
+    assert not arbiter.is_first(other, 0, 0)
+    assert (urgent.woken, other.woken) == (1, 0)
+    assert arbiter.is_first(urgent, 0, 0)
+    arbiter.has_planned(urgent, 10, 1)
+    assert (urgent.woken, other.woken) == (1, 1)
+    urgent.asks = None
+    assert arbiter.is_first(other, 0, 0), "whoever cannot plan holds up nobody"
+    other.asks = None
+    assert arbiter.is_first(other, 0, 0)
+
+
+def test_laxity_decides_until_a_lane_is_behind_by_more_than_three_services() -> None:
+    tight, loose = Told(Bid(0, 10)), Told(Bid(0, 500))
+    arbiter = arbiter_of(tight, loose)
+    order = []
+    for _ in range(12):
+        first = tight if arbiter.is_first(tight, 0, 0) else loose
+        arbiter.has_planned(first, 20, 4)
+        order.append("tight" if first is tight else "loose")
+    assert order == ["tight"] * 4 + ["loose", "tight"] * 4
+
+
+def test_lanes_share_by_their_streams() -> None:
+    many, one = Told(Bid(0, 500)), Told(Bid(0, 10))
+    arbiter = arbiter_of(one, many)
+    had = Counter[str]()
+    for _ in range(100):
+        first, streams, name = (one, 1, "one") if arbiter.is_first(one, 0, 0) else (many, 9, "many")
+        arbiter.has_planned(first, 20, streams)
+        had[name] += 1
+    assert 80 <= had["many"] <= 90
+
+
+@pytest.mark.parametrize("meanwhile", [None, Bid(1, 0)])
+def test_what_a_lane_did_not_compete_for_is_not_made_up_for(meanwhile: Bid | None) -> None:
+    busy, back = Told(Bid(0, 10)), Told(meanwhile)
+    arbiter = arbiter_of(busy, back)
+    for _ in range(50):
+        assert arbiter.is_first(busy, 0, 0)
+        arbiter.has_planned(busy, 20, 1)
+    back.asks = Bid(0, 500)
+    assert arbiter.is_first(busy, 0, 0)
+
+
+@given(st.lists(st.one_of(st.none(), st.builds(Bid, st.integers(0, 2), st.integers(0, 5))), min_size=1, max_size=5))
+def test_of_the_lanes_that_ask_exactly_one_is_first(bids: list[Bid | None]) -> None:
+    lanes = [Told(bid) for bid in bids]
+    arbiter = arbiter_of(*lanes)
+    first = [lane for lane in lanes if lane.asks and arbiter.is_first(lane, 0, 0)]
+    assert len(first) == bool(any(bids))
+
+
+@dataclass(eq=False)
+class Simulated:
+    """A lane of a simulated device: one batch may be planned behind the one that runs."""
+
+    scheduler: Scheduler[int]
+    budget_ms: int
+    fps: float
+    priority: int = 0
+    streams: list[StreamShare] = field(default_factory=list)
+    on_time: int = 0
+    late: int = 0
+    ran_ms: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.streams = [StreamShare(self.priority) for _ in range(12)]
+
+    def bid(self, now_ns: int, free_ns: int) -> Bid | None:
+        return self.scheduler.bid(now_ns, free_ns)
+
+    def wake(self) -> None:
+        """It looks at every moment anyway."""
+
+    def arrivals(self, now_ms: int) -> Iterator[Waiting[int]]:
+        """What the cameras send at this moment, each with its deadline as the frame."""
+        period_ms = 1000 * len(self.streams) / self.fps
+        for index, share in enumerate(self.streams):
+            phase = (now_ms + index * period_ms / len(self.streams)) % period_ms
+            if phase < 1:
+                deadline_ns = (now_ms + self.budget_ms) * MS
+                yield Waiting(deadline_ns, share, deadline_ns)
+
+
+def share_a_device(*lanes: Simulated, seconds: int = 8) -> None:
+    """Run lanes on a device of which the runs take as long as predicted."""
+    lock = threading.Lock()
+    lock.acquire()
+    turns, arbiter = Turns(lock), Arbiter()
+    planned: dict[int, tuple[Simulated, tuple[int, ...], int]] = {}
+    runs: tuple[Simulated, tuple[int, ...], int] | None = None
+    for lane in lanes:
+        arbiter.join(lane)
+    for now_ms in range(seconds * 1000):
+        now_ns = now_ms * MS
+        if runs and now_ns >= runs[2]:
+            lane, frames, _ = runs
+            on_time = sum(deadline_ns >= now_ns for deadline_ns in frames)
+            lane.on_time, lane.late, runs = lane.on_time + on_time, lane.late + len(frames) - on_time, None
+            turns.end()
+        for lane in lanes:
+            for waiting in lane.arrivals(now_ms):
+                lane.scheduler.arrive(waiting, now_ns, turns.free_ns(now_ns))
+        for lane in lanes:
+            if len(lane.scheduler) and arbiter.is_first(lane, now_ns, turns.free_ns(now_ns)):
+                streams = lane.scheduler.streams
+                plan = lane.scheduler.plan(now_ns, turns.free_ns(now_ns))
+                if plan.batch:
+                    turn = turns.take(plan.ends_ns - plan.starts_ns, plan.ends_ns, lane, 1)
+                    turns.ready(turn)
+                    planned[turn] = (lane, plan.batch, plan.ends_ns - plan.starts_ns)
+                    arbiter.has_planned(lane, plan.ends_ns - plan.starts_ns, streams)
+        for turn in [turn for turn in planned if turns.is_up(turn)]:
+            lane, frames, took_ns = planned.pop(turn)
+            turns.begin(turn, took_ns, now_ns)
+            lane.ran_ms += took_ns / MS
+            runs = (lane, frames, now_ns + took_ns)
+
+
+def overloaded(budget_ms: int, priority: int = 0) -> Simulated:
+    """A lane that is sent half as much again as the device could do for it alone."""
+    latency = latency_model(lambda batch: (4 + 2 * batch) * MS)
+    return Simulated(Scheduler(latency, 8), budget_ms, 1.5 * 8 / 0.020, priority)
+
+
+def test_two_overloaded_lanes_are_never_late_and_share_alike() -> None:
+    tight, loose = overloaded(70), overloaded(300)
+    share_a_device(loose, tight)
+    assert (tight.late, loose.late) == (0, 0)
+    assert tight.ran_ms + loose.ran_ms >= 0.95 * 8000, "sharing leaves no time unused"
+    assert tight.ran_ms >= 0.48 * 8000, "who has less time is not worse off"
+    assert loose.ran_ms >= 0.45 * 8000, "although its frames are replaced by ones with more time, again and again"
+    assert min(tight.on_time, loose.on_time) >= 0.45 * 8 * 8000 / 20
+
+
+def test_an_overloaded_higher_class_has_the_device_to_itself() -> None:
+    high, low = overloaded(300, 0), overloaded(70, 1)
+    share_a_device(low, high)
+    assert (high.late, low.late) == (0, 0)
+    assert high.ran_ms >= 0.9 * 8000
+
+
+def test_a_lane_alone_does_as_well_as_without_an_arbiter() -> None:
+    alone = overloaded(70)
+    share_a_device(alone)
+    assert alone.late == 0
+    assert alone.ran_ms >= 0.95 * 8000

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import pytest
 from numpy.typing import NDArray
 
 from foveate.engines.contract import TensorSpec
+from foveate.engines.errors import DeviceLost, EngineUnavailable
 from foveate.engines.fake import FakeEngine, Gate
 from foveate.models.geometry import Placement
 from foveate.models.outputs import DecodeOptions, Embedding, Output
@@ -29,6 +31,7 @@ from foveate.service.admission import admit_frame
 from foveate.service.config import Limits
 from foveate.service.decode import Decoded, decode_into
 from foveate.service.device import Device
+from foveate.service.device_time import DeviceTime
 from foveate.service.frame import Answer, Delivery, Frame, PixelFormat, SharedMemoryRef, Verdict
 from foveate.service.ingest import Ingest
 from foveate.service.job import Job
@@ -36,7 +39,7 @@ from foveate.service.lane import Lane
 from foveate.service.opening import new_slots
 from foveate.service.pipeline import Pipeline
 from foveate.service.stream import CameraStream
-from support.frames import MS, camera_stream, colour_model, encoded, latency_model, nv12, plain
+from support.frames import MS, camera_stream, colour_model, device_stream, encoded, latency_model, nv12, plain
 
 WITHIN_S = 20.0
 LONG_MS = 60_000.0
@@ -88,18 +91,23 @@ class Bench:
         model: PreparedModel | None = None,
         slots: int = 3,
         decoders: int = 2,
+        profile_ms: int = 1,
+        hold_ms: int = 0,
+        device_time: DeviceTime | None = None,
     ) -> None:
         self.engine, self.decoding = engine, decoding
         self.jobs: list[Job] = []
         self._changed = threading.Condition()
         model = model or colour_model(32, 24)
+        latency, made = latency_model(lambda batch: profile_ms * MS), new_slots("colour", engine, slots)
         self.lane = Lane(
-            "colour", engine, latency_model(lambda batch: MS), new_slots("colour", engine, slots), decoders=decoders
+            "colour", engine, latency, made, decoders=decoders, hold_ns=hold_ms * MS, device_time=device_time
         )
         self._decoders = ThreadPoolExecutor(decoders)
         self._ingest = Ingest(self._post, self._decoders)
         self._ingest.serve(Pipeline("colour", model, engine.info, DecodeOptions(0.0, 100), slots), self.lane.inputs)
-        self._session = Device([self.lane]).session(self._ingest)
+        self.device = Device([self.lane])
+        self._session = self.device.session(self._ingest)
         self._entered: set[CameraStream] = set()
 
     def send(
@@ -488,3 +496,109 @@ def test_a_reply_is_learned_with_the_next_run(bench: Callable[..., Bench]) -> No
     place.answers()
     place.lane.close()
     assert place.lane.latency.margin_ns >= 5 * MS
+
+
+def test_lanes_of_a_device_run_one_at_a_time_and_each_answers_its_own_frames(bench: Callable[..., Bench]) -> None:
+    shared = DeviceTime()
+    places = [
+        bench(colour_engine(latency_s=lambda batch: 0.002, max_in_flight=most), device_time=shared) for most in (1, 2)
+    ]
+    colours = random_colours(np.random.default_rng(5), 60)
+    for index, colour in enumerate(colours):
+        places[index % 2].send(png(colour))
+    runs = []
+    for number, place in enumerate(places):
+        answers = place.answers()
+        assert [seen(answers[job]) for job in place.jobs] == colours[number::2]
+        runs += [(answer.run.started_ns, answer.run.ended_ns, number) for answer in answers.values() if answer.run]
+    assert {number for *_, number in runs} == {0, 1}
+    runs.sort()
+    for before, after in pairwise(runs):
+        assert before[2] == after[2] or before[1] <= after[0], "two lanes ran side by side"
+
+
+def test_a_lane_counts_on_what_another_one_runs(bench: Callable[..., Bench]) -> None:
+    shared, gate = DeviceTime(), Gate()
+    slow = bench(colour_engine(gate=gate), device_time=shared, profile_ms=30_000)
+    quick = bench(colour_engine(), device_time=shared)
+    slow.send(png((1, 1, 1)))
+    gate.wait_for_held(1)
+    hopeless = quick.send(png((2, 2, 2)), budget_ms=10_000)
+    patient = quick.send(png((3, 3, 3)), budget_ms=60_000)
+    assert quick.answers(1)[hopeless].verdict is Verdict.INFEASIBLE
+    gate.set()
+    assert seen(quick.answers()[patient]) == (3, 3, 3), "it is told when the device is free before it was predicted"
+
+
+def test_of_two_lanes_the_one_with_the_higher_class_plans_first(bench: Callable[..., Bench]) -> None:
+    shared, gate = DeviceTime(), Gate()
+    lower = bench(colour_engine(gate=gate), device_time=shared)
+    higher = bench(colour_engine(), device_time=shared)
+    lower.occupy()
+    late = lower.send(png((1, 1, 1)), camera_stream("low", priority=1))
+    first = higher.send(png((2, 2, 2)), camera_stream("high", priority=0))
+    gate.set()
+    runs = higher.answers()[first].run, lower.answers()[late].run
+    assert runs[0] is not None
+    assert runs[1] is not None
+    assert runs[0].batch < runs[1].batch
+
+
+def test_a_lane_that_holds_back_is_not_waited_for(bench: Callable[..., Bench]) -> None:
+    shared = DeviceTime()
+    holds = bench(colour_engine(max_batch=2), device_time=shared, hold_ms=50_000)
+    other = bench(colour_engine(), device_time=shared)
+    held = holds.send(png((1, 1, 1)), camera_stream("held", priority=0))
+    passing = [other.send(png((2, 2, index)), camera_stream(f"{index}", priority=1)) for index in range(5)]
+    assert [seen(other.answers()[job]) for job in passing] == [(2, 2, index) for index in range(5)]
+    assert holds.lane.status().waiting == 1
+    holds.send(png((3, 3, 3)))
+    answers = holds.answers()
+    assert answers[held].batch_size == 2, "it was held until it was full"
+
+
+def test_frames_behind_another_lanes_stuck_run_expire_while_it_is_stuck(bench: Callable[..., Bench]) -> None:
+    shared, gate = DeviceTime(), Gate()
+    stuck, other = bench(colour_engine(gate=gate), device_time=shared), bench(colour_engine(), device_time=shared)
+    stuck.send(png((1, 1, 1)))
+    gate.wait_for_held(1)
+    for colour in random_colours(np.random.default_rng(6), 5):
+        other.send(png(colour), budget_ms=300)
+    assert {answer.verdict for answer in other.answers().values()} <= {Verdict.EXPIRED, Verdict.INFEASIBLE}
+    gate.set()
+    assert seen(stuck.answers()[stuck.jobs[0]]) == (1, 1, 1)
+
+
+def test_closing_one_lane_of_a_device_leaves_the_other(bench: Callable[..., Bench]) -> None:
+    shared = DeviceTime()
+    first, second = (bench(colour_engine(), device_time=shared) for _ in range(2))
+    job = first.send(png((1, 2, 3)))
+    first.lane.close()
+    assert seen(first.answers()[job]) == (1, 2, 3)
+    after = second.send(png((4, 5, 6)))
+    assert seen(second.answers()[after]) == (4, 5, 6)
+
+
+def test_a_lost_device_is_told_of_once_and_not_tried_again(bench: Callable[..., Bench]) -> None:
+    gate, told = Gate(), list[tuple[str, str]]()
+    tried = []
+
+    def fail(slot: object, batch: int) -> DeviceLost:
+        tried.append(batch)
+        return DeviceLost("an illegal address: restart it")
+
+    place = bench(colour_engine(gate=gate, fail_when=fail), slots=2)
+    place.device.when_lost(lambda pipeline, reason: told.append((pipeline, reason)))
+    place.occupy()
+    for colour in random_colours(np.random.default_rng(7), 3):
+        place.send(png(colour))
+    gate.set()
+    answers = place.answers()
+    after = place.send(png((1, 2, 3)))
+    answers = place.answers()
+    assert {answer.verdict for answer in answers.values()} == {Verdict.FAILED}
+    assert "illegal address" in answers[after].message
+    assert 1 <= len(tried) <= 2, "the one behind it had begun already, perhaps"
+    assert told == [("colour", "an illegal address: restart it")]
+    with pytest.raises(EngineUnavailable, match="illegal address"):
+        place.device.admit(device_stream(), place.lane)

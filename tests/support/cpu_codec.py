@@ -1,0 +1,65 @@
+"""nvImageCodec and our kernels' cubin, as far as they are used over the stand-in for CUDA."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+
+from foveate.engines.cuda import KernelCache
+from support.fake_cuda import FakeCuda
+
+__all__ = ["CpuCodec", "OneCubin"]
+
+
+class CpuCodec:
+    """nvImageCodec's module as far as it is used, decoding into the stand-in's memory."""
+
+    def __init__(self, cuda: FakeCuda) -> None:
+        self.cuda = cuda
+        self.streams: list[int] = []
+        self.ColorSpec = SimpleNamespace(SRGB="srgb")
+        self.SampleFormat = SimpleNamespace(I_RGB="rgb")
+        self.BackendKind = SimpleNamespace(CPU_ONLY=1, GPU_ONLY=2, HYBRID_CPU_GPU=3, HW_GPU_ONLY=4)
+        self.held: list[int] = []
+
+    def Backend(self, kind: int) -> int:
+        return kind
+
+    def CodeStream(self, data: bytes) -> bytes:
+        return data
+
+    def DecodeParams(self, **said: Any) -> dict[str, Any]:
+        assert said == {"apply_exif_orientation": False, "color_spec": "srgb", "sample_format": "rgb"}
+        return said
+
+    def Decoder(self, *, device_id: int, backends: list[int]) -> CpuCodec:
+        assert device_id == 0
+        assert sorted(backends) == [2, 3, 4]
+        return self
+
+    def decode(self, sources: Sequence[bytes], *, params: Any, cuda_stream: int) -> list[Any]:
+        self.streams.append(cuda_stream)
+        return [self._decoded(source) for source in sources]
+
+    def _decoded(self, source: bytes) -> Any:
+        image = cv2.imdecode(np.frombuffer(source, np.uint8), cv2.IMREAD_COLOR_RGB) if source else None
+        if image is None:
+            return None
+        address = self.cuda.memory_alloc(image.nbytes)
+        self.held.append(address)
+        self.cuda.write(address, image.tobytes())
+        return SimpleNamespace(
+            __cuda_array_interface__={"shape": image.shape, "strides": None, "data": (address, False), "typestr": "|u1"}
+        )
+
+
+class OneCubin(KernelCache):
+    def __init__(self) -> None:
+        pass
+
+    def cubin(self, source: str, capability: str) -> bytes:
+        return b"\x7fELF place_rgb place_nv12"
