@@ -65,6 +65,12 @@ def test_fairness_leaves_abusers_out_and_judges_each_class_by_itself() -> None:
     assert made.on_time_share_by_class == {0: 1.0, 1: 0.25}
 
 
+def test_what_a_weight_brings_is_told() -> None:
+    good = _outcome()
+    logs = [_log([good] * 6, weight=3.0), _log([good] * 2), _log([good] * 4), _log([good] * 40, abusive=True)]
+    assert figures(logs, seconds=2.0).on_time_fps_by_weight == {1.0: 1.5, 3.0: 3.0}
+
+
 def test_a_stream_that_gets_half_of_its_fair_share_shows() -> None:
     good, shed = _outcome(), _outcome(Verdict.SUPERSEDED)
     logs = [_log([good] * 4 + [shed] * 16, name="poor"), _log([good] * 12 + [shed] * 8, name="rich")]

@@ -230,13 +230,15 @@ def soak(
 def _run_loads(scenario: str, wish: _Wish, loads: Sequence[float], crowd: dict[str, Any]) -> None:
     """Offer one load after the other to one server, and tell."""
     from foveate.tools.bench.scenarios import Cameras, measure
-    from foveate.tools.bench.tables import loads_table, verdict_line
+    from foveate.tools.bench.tables import groups_line, loads_table, verdict_line
 
     with _opened(scenario, wish) as (target, report):
         budgets = _budgets(wish, target)
         measured = [asyncio.run(measure(target, Cameras(load=load, budget_ms=budgets, **crowd))) for load in loads]
         Console().print(loads_table(measured))
         print(verdict_line(measured))
+        if groups := groups_line(measured[-1]):
+            print(groups)
         report["loads"] = [each.to_json() for each in measured]
         if wish.plots and wish.out:
             _plot(measured, wish.out)

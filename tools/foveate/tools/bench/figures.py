@@ -61,6 +61,8 @@ class LoadFigures:
     worst_share: float
     """The least that a well-behaved stream got of its fair share."""
     on_time_share_by_class: dict[int, float]
+    on_time_fps_by_weight: dict[float, float]
+    """Of a well-behaved stream of that weight, on the average."""
     per_stream: tuple[StreamFigures, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -94,6 +96,7 @@ def figures(logs: Sequence[StreamLog], seconds: float) -> LoadFigures:
         jain=jain(shares),
         worst_share=min(shares, default=1.0),
         on_time_share_by_class=_share_by_class(logs),
+        on_time_fps_by_weight=_fps_by_weight(streams),
         per_stream=streams,
     )
 
@@ -156,6 +159,14 @@ def _share_by_class(logs: Iterable[StreamLog]) -> dict[int, float]:
     for log in logs:
         counted.setdefault(log.plan.settings.get("priority", 0), []).extend(map(on_time, log.outcomes))
     return {priority: _share(sum(made), len(made)) for priority, made in sorted(counted.items())}
+
+
+def _fps_by_weight(streams: Sequence[StreamFigures]) -> dict[float, float]:
+    rates: dict[float, list[float]] = {}
+    for stream in streams:
+        if not stream.abusive:
+            rates.setdefault(stream.weight, []).append(stream.on_time_fps)
+    return {weight: sum(each) / len(each) for weight, each in sorted(rates.items())}
 
 
 def _share(part: float, whole: float) -> float:

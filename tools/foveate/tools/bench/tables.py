@@ -9,7 +9,7 @@ from rich.table import Table
 from foveate.tools.bench.raw_rate import RawRate
 from foveate.tools.bench.scenarios import Measured, Soak
 
-__all__ = ["loads_table", "raw_line", "soak_table", "verdict_line"]
+__all__ = ["groups_line", "loads_table", "raw_line", "soak_table", "verdict_line"]
 
 
 def raw_line(raw: RawRate) -> str:
@@ -66,6 +66,16 @@ def verdict_line(measured: Iterable[Measured]) -> str:
         total["streams refused"] = refused
     counts = ", ".join(f"{count} {verdict}" for verdict, count in total.items())
     return f"verdicts: {counts}; frames were sent up to {sent_late_ms:.1f} ms late (p99)"
+
+
+def groups_line(measured: Measured) -> str:
+    """What classes and weights got, where there are several; else empty."""
+    made, told = measured.figures, []
+    if len(made.on_time_share_by_class) > 1:
+        told += [f"class {number}: {share:.1%} on time" for number, share in made.on_time_share_by_class.items()]
+    if len(made.on_time_fps_by_weight) > 1:
+        told += [f"weight {weight:g}: {fps:.2f} frames/s each" for weight, fps in made.on_time_fps_by_weight.items()]
+    return "; ".join(told)
 
 
 def soak_table(result: Soak) -> Table:
