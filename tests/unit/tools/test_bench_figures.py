@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foveate.client import Verdict
+from foveate.client import Grant, Verdict
 from foveate.client.schedule import Outcome
 from foveate.tools.bench.figures import fair_shares, figures
 from foveate.tools.bench.growth import growth
@@ -63,6 +64,13 @@ def test_fairness_leaves_abusers_out_and_judges_each_class_by_itself() -> None:
     assert made.jain == pytest.approx(1.0)
     assert made.worst_share == pytest.approx(1.0)
     assert made.on_time_share_by_class == {0: 1.0, 1: 0.25}
+
+
+def test_what_is_guaranteed_is_no_unfairness_to_the_others() -> None:
+    good, shed = _outcome(), _outcome(Verdict.SUPERSEDED)
+    logs = [_log([good] * 10), _log([good] * 2 + [shed] * 8), _log([good] * 2 + [shed] * 8)]
+    logs[0].info = SimpleNamespace(grant=Grant.GUARANTEED)  # type: ignore[assignment]  # all that is looked at
+    assert figures(logs, seconds=1.0).jain == pytest.approx(1.0)
 
 
 def test_what_a_weight_brings_is_told() -> None:

@@ -54,6 +54,13 @@ Pin = Annotated[
 Out = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Write result.json there, and plots with --plots.")]
 Plots = Annotated[bool, typer.Option("--plots", help="Draw PNGs into --out; needs matplotlib.")]
 Seed = Annotated[int, typer.Option(help="Of the arrivals.")]
+Declare = Annotated[
+    bool,
+    typer.Option(
+        "--declare/--no-declare",
+        help="Whether streams say their frame rate: as many as fit are guaranteed it, and the others share the rest.",
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +81,7 @@ class _Wish:
 @app.command()
 @failing_softly()
 def single(
-    load: Annotated[float, typer.Option(min=0.01, help="Of the engine's raw rate.")] = 0.5,
+    load: Annotated[float, typer.Option(min=0.01, help="Of the engine's rate, one frame a batch.")] = 0.5,
     seconds: Seconds = 20.0,
     budget_ms: Budget = "",
     pipeline: Pipeline = "",
@@ -90,7 +97,7 @@ def single(
     """One stream, evenly paced."""
     wish = _Wish(pipeline, config, fake, server, source, budget_ms, pin, out, plots)
     crowd = {"streams": 1, "seconds": seconds, "camera_like": False, "seed": seed}
-    _run_loads("single", wish, [load], crowd)
+    _run_loads("single", wish, [load], crowd, of_single=True)
 
 
 @app.command()
@@ -112,6 +119,7 @@ def cameras(
     out: Out = None,
     plots: Plots = False,
     seed: Seed = 0,
+    declare: Declare = True,
 ) -> None:
     """Many cameras that jitter, stall and burst, of several budgets, classes and manners."""
     wish = _Wish(pipeline, config, fake, server, source, budget_ms, pin, out, plots)
@@ -121,6 +129,7 @@ def cameras(
         "abusers": abusers,
         "top_class": top_class,
         "weights": _numbers(weights, "--weights"),
+        "declares": declare,
         "seed": seed,
     }
     _run_loads("cameras", wish, [load], crowd)
@@ -144,10 +153,11 @@ def overload(
     out: Out = None,
     plots: Plots = False,
     seed: Seed = 0,
+    declare: Declare = True,
 ) -> None:
     """A sweep from idle to three times what the engine can do."""
     wish = _Wish(pipeline, config, fake, server, source, budget_ms, pin, out, plots)
-    crowd = {"streams": streams, "seconds": seconds, "seed": seed}
+    crowd = {"streams": streams, "seconds": seconds, "declares": declare, "seed": seed}
     _run_loads("overload", wish, list(_numbers(loads, "--loads")), crowd)
 
 
@@ -227,13 +237,20 @@ def soak(
             plot_soak(result, out / "memory.png")
 
 
-def _run_loads(scenario: str, wish: _Wish, loads: Sequence[float], crowd: dict[str, Any]) -> None:
-    """Offer one load after the other to one server, and tell."""
+def _run_loads(
+    scenario: str, wish: _Wish, loads: Sequence[float], crowd: dict[str, Any], *, of_single: bool = False
+) -> None:
+    """Offer one load after the other to one server, and tell.
+
+    `of_single`: the loads are of what the engine does frame by frame, as one stream of newest frames fills no batch.
+    """
     from foveate.tools.bench.scenarios import Cameras, measure
     from foveate.tools.bench.tables import groups_line, loads_table, verdict_line
 
     with _opened(scenario, wish) as (target, report):
         budgets = _budgets(wish, target)
+        if of_single:
+            loads = [load * target.raw.single_fps / target.raw.fps for load in loads]
         measured = [asyncio.run(measure(target, Cameras(load=load, budget_ms=budgets, **crowd))) for load in loads]
         Console().print(loads_table(measured))
         print(verdict_line(measured))

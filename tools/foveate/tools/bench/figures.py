@@ -120,11 +120,12 @@ def fair_shares(wanted: Sequence[float], weights: Sequence[float], capacity: flo
 def _received_shares(streams: Sequence[StreamFigures]) -> list[float]:
     """What each well-behaved stream got of its fair share of all that was on time.
 
-    A stream is owed no more than it sent; higher classes are owed theirs first, so each class is divided by itself.
+    A stream is owed no more than it sent. Higher classes, and in one those whose rate is guaranteed, are owed theirs
+    first, so each such group is divided by itself.
     """
     shares: list[float] = []
-    for priority in {stream.priority for stream in streams}:
-        peers = [stream for stream in streams if stream.priority == priority]
+    for group in {(stream.priority, stream.grant) for stream in streams}:
+        peers = [stream for stream in streams if (stream.priority, stream.grant) == group]
         capacity = sum(stream.on_time_fps for stream in peers)
         fair = fair_shares([each.offered_fps for each in peers], [each.weight for each in peers], capacity)
         shares += [

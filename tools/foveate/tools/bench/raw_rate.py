@@ -35,6 +35,11 @@ class RawRate:
         """How long a run of the best batch takes: "one engine time"."""
         return dict(self.latency_ms)[self.batch]
 
+    @property
+    def single_fps(self) -> float:
+        """With one frame a batch."""
+        return 1e3 / dict(self.latency_ms)[1]
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

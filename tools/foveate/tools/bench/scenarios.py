@@ -57,6 +57,8 @@ class Cameras:
     weights: tuple[float, ...] = (1.0,)
     """Dealt out in turn."""
     camera_like: bool = True
+    declares: bool = True
+    """Whether streams say how much they send: as many as fit are guaranteed it, the rest share what is left."""
     seed: int = 0
 
 
@@ -92,7 +94,7 @@ _FIRST, _SECOND = 0, 1
 
 
 def cameras_plans(target: Target, wanted: Cameras) -> list[StreamPlan]:
-    """The streams of a crowd. Every stream declares its fair part of the load; abusers send four times that."""
+    """The streams of a crowd, which share the load evenly; abusers send four times their part."""
     rng = random.Random(wanted.seed)
     top = round(wanted.streams * wanted.top_class)
     honest = wanted.streams - round(wanted.streams * wanted.abusers)
@@ -109,7 +111,7 @@ def cameras_plans(target: Target, wanted: Cameras) -> list[StreamPlan]:
         settings: StreamSettings = {
             **target.settings,
             "stream_id": f"{crowd}-{number}",
-            "fps": fps,
+            "fps": fps if wanted.declares else 0.0,
             "budget_ms": math.ceil(wanted.budget_ms[number % len(wanted.budget_ms)]),
             "weight": wanted.weights[number % len(wanted.weights)],
             "priority": _FIRST if number < top or not top else _SECOND,
