@@ -9,10 +9,11 @@ from typer.testing import CliRunner
 
 from foveate.client.settings import StreamSettings
 from foveate.engines.errors import ConfigError
+from foveate.tools.bench.cores import Cores, split_cores
 from foveate.tools.bench.fake_service import FakeSpec
 from foveate.tools.bench.load import StreamPlan, run_load
 from foveate.tools.bench.scenarios import Cameras, soak
-from foveate.tools.bench.target import Cores, TargetWish, opened_target, split_cores
+from foveate.tools.bench.target import TargetWish, opened_target
 from foveate.tools.cli import app
 from support.service import grey_jpeg, running_service
 

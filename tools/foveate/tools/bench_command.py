@@ -274,9 +274,10 @@ def _plot(measured: Sequence[Measured], folder: Path) -> None:
 @contextmanager
 def _opened(scenario: str, wish: _Wish, leak_bytes: int = 0) -> Iterator[tuple[Target, dict[str, Any]]]:
     """The target to measure, and the report to fill in, which is written in the end."""
+    from foveate.tools.bench.cores import Cores, split_cores
     from foveate.tools.bench.fake_service import FakeSpec
     from foveate.tools.bench.tables import raw_line
-    from foveate.tools.bench.target import Cores, TargetWish, opened_target, split_cores
+    from foveate.tools.bench.target import TargetWish, opened_target
     from foveate.tools.provenance import provenance
 
     fake = None

@@ -23,8 +23,6 @@ class StreamFigures:
     name: str
     offered_fps: float
     on_time_fps: float
-    on_time_share: float
-    """Of its frames; 0..1."""
     weight: float
     priority: int
     abusive: bool
@@ -142,7 +140,6 @@ def _stream_figures(log: StreamLog, seconds: float) -> StreamFigures:
         name=log.plan.name,
         offered_fps=len(log.outcomes) / seconds,
         on_time_fps=good / seconds,
-        on_time_share=_share(good, len(log.outcomes)),
         weight=log.plan.settings.get("weight", 1.0),
         priority=log.plan.settings.get("priority", 0),
         abusive=log.plan.abusive,

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from foveate.engines.contract import Engine, Slot
-from foveate.engines.profile import LatencyProfile, batch_buckets, measure_profile
+from foveate.engines.profile import LatencyProfile, measure_profile
 
-__all__ = ["RawRate", "on_cores", "raw_rate"]
+__all__ = ["RawRate", "raw_rate"]
 
 _PROFILE_S = 3.0
 _LOOP_S = 2.0
@@ -66,18 +63,4 @@ def _loop_fps(engine: Engine, slot: Slot, batch: int, seconds: float) -> float:
 
 
 def _latency_ms(profile: LatencyProfile) -> tuple[tuple[int, float], ...]:
-    return tuple((batch, round(profile.latency_ns(batch) / 1e6, 3)) for batch in batch_buckets(profile.buckets[-1]))
-
-
-@contextmanager
-def on_cores(cores: Sequence[int] | None) -> Iterator[None]:
-    """Run on these cores, as will threads and processes that are started inside; None: wherever this process may."""
-    if cores is None:
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, set(cores))
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
+    return tuple((batch, round(ns / 1e6, 3)) for batch, ns in zip(profile.buckets, profile.median_ns, strict=True))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foveate.service.embedded import child_server
-from foveate.tools.bench.raw_rate import on_cores
+from foveate.tools.bench.cores import on_cores
 
 __all__ = ["Served", "Usage", "serving"]
 

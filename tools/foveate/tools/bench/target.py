@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,27 +12,20 @@ from typing import TYPE_CHECKING
 
 from foveate.client.settings import PixelFormat, StreamSettings
 from foveate.engines.errors import ConfigError
+from foveate.tools.bench.cores import Cores, on_cores
 from foveate.tools.bench.fake_service import FAKE_PIPELINE, FakeSpec, fake_engine
-from foveate.tools.bench.raw_rate import RawRate, on_cores, raw_rate
+from foveate.tools.bench.raw_rate import RawRate, raw_rate
 from foveate.tools.bench.scenarios import Target
 from foveate.tools.bench.served import Served, serving
 
 if TYPE_CHECKING:
     from foveate.service.config import ServiceConfig
 
-__all__ = ["Cores", "TargetWish", "opened_target", "split_cores"]
+__all__ = ["TargetWish", "opened_target"]
 
 _PICTURES = 48
 _SERVER_MODULE = "foveate.service.embedded"
 _FAKE_MODULE = "foveate.tools.bench.fake_service"
-
-
-@dataclass(frozen=True, slots=True)
-class Cores:
-    """Which cores the server and the load tool run on; None: any."""
-
-    server: tuple[int, ...] | None
-    load: tuple[int, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,20 +41,6 @@ class TargetWish:
     source: str = ""
     """Video or pictures to send; empty: the demo's video."""
     quality: int = 90
-
-
-def split_cores(server_cores: int) -> Cores:
-    """The first cores for the server and the rest for the load tool, so that neither takes the other's time.
-
-    Raises: ConfigError where that leaves none for either.
-    """
-    cores = sorted(os.sched_getaffinity(0))
-    if not 1 <= server_cores < len(cores):
-        raise ConfigError(
-            f"this process may use {len(cores)} cores: the server can have 1 to {len(cores) - 1} of them, not "
-            f"{server_cores}; --pin 0 lets both run anywhere"
-        )
-    return Cores(tuple(cores[:server_cores]), tuple(cores[server_cores:]))
 
 
 @contextmanager
