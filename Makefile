@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test nightly check format proto bench clean
+.PHONY: help demo test nightly check system format proto bench clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -20,11 +20,14 @@ $(VENV)/.dev: $(VENV)/.base
 demo: $(VENV)/.base  ## serve, stream a real video, print the summary, write the annotated video and a report
 	$(BIN)/foveate demo
 
-test: check  ## the checks, then the test suite
+test: system check  ## the checks, then the test suite
 	$(BIN)/python -m pytest
 
 nightly: $(VENV)/.dev  ## the exports and compiles of every kind of model, which take many minutes
 	$(BIN)/python -m pytest -m nightly
+
+system:  ## Debian packages that some tests need: an RTSP server, a browser, Prometheus, an MQTT broker
+	tests/install_system_packages.sh
 
 check: $(VENV)/.dev  ## ruff and mypy strict
 	$(BIN)/ruff check .

@@ -234,16 +234,18 @@ class ClassScore(_message.Message):
     def __init__(self, id: _Optional[int] = ..., label: _Optional[str] = ..., score: _Optional[float] = ...) -> None: ...
 
 class Attribute(_message.Message):
-    __slots__ = ("name", "id", "label", "score")
+    __slots__ = ("name", "id", "label", "score", "embedding")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDING_FIELD_NUMBER: _ClassVar[int]
     name: str
     id: int
     label: str
     score: float
-    def __init__(self, name: _Optional[str] = ..., id: _Optional[int] = ..., label: _Optional[str] = ..., score: _Optional[float] = ...) -> None: ...
+    embedding: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, name: _Optional[str] = ..., id: _Optional[int] = ..., label: _Optional[str] = ..., score: _Optional[float] = ..., embedding: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Detection(_message.Message):
     __slots__ = ("box", "class_id", "label", "score", "track_id", "attributes", "keypoints")
@@ -290,7 +292,7 @@ class StageTimes(_message.Message):
     def __init__(self, receive_queue: _Optional[int] = ..., decode: _Optional[int] = ..., wait: _Optional[int] = ..., copy_in: _Optional[int] = ..., infer: _Optional[int] = ..., copy_out: _Optional[int] = ..., postprocess: _Optional[int] = ..., cascade: _Optional[int] = ..., reply_queue: _Optional[int] = ..., total: _Optional[int] = ..., predicted: _Optional[int] = ...) -> None: ...
 
 class FrameResult(_message.Message):
-    __slots__ = ("sequence", "verdict", "message", "detections", "classes", "embedding", "frame_width", "frame_height", "times", "batch_size", "engine", "advised_fps")
+    __slots__ = ("sequence", "verdict", "message", "detections", "classes", "embedding", "frame_width", "frame_height", "times", "batch_size", "engine", "advised_fps", "attributes_missing")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     VERDICT_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
@@ -303,6 +305,7 @@ class FrameResult(_message.Message):
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     ENGINE_FIELD_NUMBER: _ClassVar[int]
     ADVISED_FPS_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTES_MISSING_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     verdict: Verdict
     message: str
@@ -315,7 +318,8 @@ class FrameResult(_message.Message):
     batch_size: int
     engine: str
     advised_fps: float
-    def __init__(self, sequence: _Optional[int] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., message: _Optional[str] = ..., detections: _Optional[_Iterable[_Union[Detection, _Mapping]]] = ..., classes: _Optional[_Iterable[_Union[ClassScore, _Mapping]]] = ..., embedding: _Optional[_Iterable[float]] = ..., frame_width: _Optional[int] = ..., frame_height: _Optional[int] = ..., times: _Optional[_Union[StageTimes, _Mapping]] = ..., batch_size: _Optional[int] = ..., engine: _Optional[str] = ..., advised_fps: _Optional[float] = ...) -> None: ...
+    attributes_missing: int
+    def __init__(self, sequence: _Optional[int] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., message: _Optional[str] = ..., detections: _Optional[_Iterable[_Union[Detection, _Mapping]]] = ..., classes: _Optional[_Iterable[_Union[ClassScore, _Mapping]]] = ..., embedding: _Optional[_Iterable[float]] = ..., frame_width: _Optional[int] = ..., frame_height: _Optional[int] = ..., times: _Optional[_Union[StageTimes, _Mapping]] = ..., batch_size: _Optional[int] = ..., engine: _Optional[str] = ..., advised_fps: _Optional[float] = ..., attributes_missing: _Optional[int] = ...) -> None: ...
 
 class InferRequest(_message.Message):
     __slots__ = ("pipeline", "frame", "priority", "format", "width", "height", "min_score", "max_detections", "classes")

@@ -114,6 +114,7 @@ def result_from_message(
         batch_size=message.batch_size,
         engine=message.engine,
         advised_fps=message.advised_fps,
+        attributes_missing=message.attributes_missing,
     )
 
 
@@ -190,6 +191,10 @@ def _frame(sent: SentFrame) -> vision_pb2.Frame:
     )
 
 
+def _attribute(message: vision_pb2.Attribute) -> Attribute:
+    return Attribute(message.name, message.id, message.label, message.score, tuple(message.embedding))
+
+
 def _detections(messages: Sequence[vision_pb2.Detection]) -> Detections:
     if not messages:
         return no_detections()
@@ -203,7 +208,7 @@ def _detections(messages: Sequence[vision_pb2.Detection]) -> Detections:
         # 64 bits either way: a tracker that counted to 2**63 would have run for longer than the hardware.
         track_ids=np.array([d.track_id for d in messages], np.uint64).astype(np.int64),
         keypoints=_keypoints(messages),
-        attributes=tuple(tuple(Attribute(a.name, a.id, a.label, a.score) for a in d.attributes) for d in messages),
+        attributes=tuple(tuple(map(_attribute, d.attributes)) for d in messages),
     )
 
 

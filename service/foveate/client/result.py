@@ -56,6 +56,8 @@ class Attribute:
     id: int
     label: str
     score: float
+    embedding: tuple[float, ...] = ()
+    """Instead of a class, from a stage that gives a feature vector."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,7 +132,7 @@ class Result:
     """Which frame: the first one that a stream took from its source is 1, and no number is left out."""
     verdict: Verdict
     message: str
-    """Why, for every verdict but OK."""
+    """Why, for every verdict but OK; with OK, what of the cascade is missing and why."""
     budget_ms: float
     """What held for this frame; 0 where the server never said."""
     age_ms: float
@@ -153,6 +155,8 @@ class Result:
     """The engine that ran it, as name/backend/precision/device."""
     advised_fps: float = 0.0
     """Frames per second that this stream may expect to be answered OK."""
+    attributes_missing: int = 0
+    """Detections that the cascade was to look at and, for lack of time, did not."""
 
     @property
     def on_time(self) -> bool:

@@ -124,10 +124,12 @@ def result_message(frame: Frame, answer: Answer, labels: Sequence[str], advised_
         batch_size=answer.batch_size,
         engine=answer.engine,
         advised_fps=advised_fps,
+        attributes_missing=answer.attributes_missing,
     )
     output = answer.output
     if isinstance(output, Detections):
         _add_detections(message, output, labels)
+        _add_tracks_and_attributes(message, answer)
     elif isinstance(output, Classes):
         for index, score in zip(output.class_ids.tolist(), output.scores.tolist(), strict=True):
             message.classes.add(id=index, label=_label(labels, index), score=score)
@@ -269,6 +271,17 @@ def _add_detections(message: pb.FrameResult, output: Detections, labels: Sequenc
         detection.box.width, detection.box.height = x2 - x1, y2 - y1
         for x, y, confidence in points[row] if points else ():
             detection.keypoints.add(x=x, y=y, score=confidence)
+
+
+def _add_tracks_and_attributes(message: pb.FrameResult, answer: Answer) -> None:
+    for detection, track_id in zip(message.detections, answer.track_ids, strict=False):
+        detection.track_id = track_id
+    for detection, attributes in zip(message.detections, answer.attributes, strict=False):
+        for said in attributes:
+            vector = () if said.embedding is None else said.embedding.tolist()
+            detection.attributes.add(
+                name=said.name, id=said.class_id, label=said.label, score=said.score, embedding=vector
+            )
 
 
 def _times_message(times: StageTimes) -> pb.StageTimes:

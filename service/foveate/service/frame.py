@@ -6,10 +6,14 @@ import enum
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from foveate.models.outputs import DecodeOptions, Output
 
 __all__ = [
     "Answer",
+    "Attribute",
     "Delivery",
     "Frame",
     "Grant",
@@ -143,6 +147,18 @@ class Ran(NamedTuple):
     """When the device had decoded those of its frames that were left to it; 0: none were."""
 
 
+class Attribute(NamedTuple):
+    """One cascade stage's word about one detection."""
+
+    name: str
+    """The stage that said it."""
+    class_id: int
+    label: str
+    score: float
+    embedding: NDArray[np.float32] | None = None
+    """Shapes: (D,) float32, from a stage that gives a feature vector instead of a class."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """The one answer to a frame."""
@@ -159,6 +175,12 @@ class Answer:
     """When the answer came to be; the time until it is handed to gRPC is its `reply_queue`."""
     run: Ran | None = None
     """The run that it comes from."""
+    track_ids: tuple[int, ...] = ()
+    """By detection, 0 where one is not tracked; empty: the pipeline does not track."""
+    attributes: tuple[tuple[Attribute, ...], ...] = ()
+    """By detection; empty: the pipeline has no cascade."""
+    attributes_missing: int = 0
+    """Detections that the cascade was to look at and, for lack of time, did not."""
 
     def handed_over(self, received_ns: int, now_ns: int) -> Answer:
         """This answer with its last two times filled in, at the moment when gRPC takes it."""

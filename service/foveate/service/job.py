@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from foveate.service.frame import Answer, Frame, PixelFormat
 
 if TYPE_CHECKING:
     from foveate.service.stream import CameraStream
 
-__all__ = ["DecodeCost", "Job"]
+__all__ = ["DecodeCost", "DecodedPicture", "Job"]
 
 _FIXED_NS = 200_000
 _FIRST_GUESS = 8.0
@@ -53,6 +56,21 @@ class DecodeCost:
         self._last_ns = now_ns
 
 
+class DecodedPicture(Protocol):
+    """A frame that was decoded before it was chosen, since later ones build on it. Any thread may read it."""
+
+    @property
+    def width(self) -> int:
+        """Pixels."""
+
+    @property
+    def height(self) -> int:
+        """Pixels."""
+
+    def rgb(self) -> NDArray[np.uint8]:
+        """All of it. Shapes: (height, width, 3) uint8, RGB."""
+
+
 @dataclass(slots=True, eq=False)
 class Job:
     """One frame between its receipt and its answer. Owned by its stream; an ingest borrows it."""
@@ -64,6 +82,8 @@ class Job:
     width: int = 0
     """Pixels, as the header declares them."""
     height: int = 0
+    picture: DecodedPicture | None = None
+    """Of a video stream's frame; None: its data are a picture by themselves."""
     answer: Answer | None = None
     cancelled: bool = False
     """Its client is gone: it will not be answered."""
