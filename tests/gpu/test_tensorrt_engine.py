@@ -7,26 +7,34 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 
 from foveate.engines import (
     BatchRange,
     BuildOptions,
     EngineError,
+    EngineStore,
     EngineUnavailable,
     Slot,
     check_engine,
 )
+from foveate.engines.build import build_engine
 from foveate.engines.cuda import Device
 from foveate.engines.cuda.device import LAYERS
+from foveate.engines.engine_profile import EngineProfile
+from foveate.engines.profiling import profile_engine
 from foveate.engines.tensorrt_builder import TensorRtBuilder
 from foveate.engines.tensorrt_engine import TensorRtEngine, TensorRtRtxEngine
+from foveate.tools.gpu_report.shared_pages import shared_pages
 from support.models import COLOUR_MEAN, Rows
+from support.networks import small_classifier
 from support.shared_models import shared_model
 
 ENGINES = {"tensorrt_rtx": TensorRtRtxEngine, "tensorrt": TensorRtEngine}
@@ -131,20 +139,64 @@ def test_memory_is_as_planned(real: MakeEngine) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_copies_overlap_runs(real: MakeEngine) -> None:
-    """Between the device's own marks: the second batch is on the device before the first one's run is over."""
-    with real(graphs=False) as engine:
-        slots = [engine.new_slot() for _ in range(2)]
-        first, second = (engine._device_slots[slot.index] for slot in slots)
+@pytest.mark.parametrize("shared", [False, True], ids=["own memory", "shared memory"])
+def test_copies_overlap_runs(real: MakeEngine, shared: bool) -> None:
+    """Between the device's own marks: each batch is on the device before the run of the one ahead is over."""
+    given: list[dict[str, NDArray[Any]] | None] = [_shared_inputs(real) if shared else None for _ in range(3)]
+    with real(graphs=False, max_in_flight=3) as engine:
+        slots = [engine._device_slots[engine.new_slot(each).index] for each in given]
         with engine._on_device():
-            for each in (first, second):
-                each.copy_in(MAX_BATCH)
-                each.infer(MAX_BATCH, engine._context, engine._compute)
-                each.copy_out(MAX_BATCH)
-            first.wait()
-            second.wait()
+            for slot in slots:
+                slot.copy_in(MAX_BATCH)
+                slot.infer(MAX_BATCH, engine._context, engine._compute)
+                slot.copy_out(MAX_BATCH)
+            for slot in slots:
+                slot.wait()
             # `ns_since` is never negative, so 0 says that the copy ended before.
-            assert second._copied_in.ns_since(first._inferred) == 0
+            assert [after._copied_in.ns_since(ahead._inferred) for ahead, after in pairwise(slots)] == [0, 0]
+
+
+@pytest.mark.timeout(300)
+def test_shared_memory_is_read_where_it_lies(real: MakeEngine) -> None:
+    given = _shared_inputs(real)
+    for rows in given.values():
+        rows[:] = np.random.default_rng(0).integers(0, 256, rows.shape)
+    with real() as engine:
+        own, over = engine.new_slot(), engine.new_slot(given)
+        for name, rows in given.items():
+            assert over.inputs[name] is rows, "this system does not let its memory be registered; the log says why"
+            own.inputs[name][:] = rows
+        for slot in (own, over):
+            engine.run(slot, MAX_BATCH)
+        for name, rows in own.outputs.items():
+            np.testing.assert_array_equal(over.outputs[name], rows)
+    for rows in given.values():
+        rows[:] = 0  # it is its owner's as before
+
+
+def _shared_inputs(make: MakeEngine) -> dict[str, NDArray[Any]]:
+    with make() as engine:
+        specs = engine.info.inputs
+    return {spec.name: shared_pages((MAX_BATCH, *spec.shape), spec.dtype) for spec in specs}
+
+
+@pytest.mark.timeout(600)
+def test_profiles_are_kept_by_precision(backend: str, tiny: MakeEngine, tmp_path: Path) -> None:
+    """`tiny` only to skip where no plan of this backend runs."""
+    path, store = tmp_path / "small.onnx", EngineStore(tmp_path / "engines")
+    onnx.save(small_classifier(), path)
+    found: dict[str, tuple[str, EngineProfile]] = {}
+    for precision in ("fp32", "fp16"):
+        options = BuildOptions(backend=backend, precision=precision, batch=BatchRange(1, MAX_BATCH, MAX_BATCH))
+        built = build_engine(path, "small", options, store)
+        with ENGINES[backend].from_built(built) as engine:
+            profile = profile_engine(engine, backend, seconds=2.0)
+        store.add_profile(built.key, profile)
+        found[precision] = built.key, profile
+    for precision, (key, profile) in found.items():
+        assert profile.conditions.precision == precision
+        assert store.find_profile(key, profile.conditions, MAX_BATCH) == profile
+    assert store.find_profile(found["fp32"][0], found["fp16"][1].conditions, MAX_BATCH) is None
 
 
 @pytest.mark.timeout(300)

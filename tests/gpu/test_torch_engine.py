@@ -20,8 +20,9 @@ from foveate.engines.profile import fill_slot  # noqa: E402
 from foveate.engines.torch_engine import TorchEngine  # noqa: E402
 from foveate.models.fusion import fuse  # noqa: E402
 from foveate.models.package import load_package  # noqa: E402
+from foveate.tools.gpu_report.shared_pages import shared_pages  # noqa: E402
 from support.models import TINY_MODELS, TinyModel  # noqa: E402
-from support.networks import network_pictures, small_classifier  # noqa: E402
+from support.networks import SIDE_PX, network_pictures, small_classifier  # noqa: E402
 from support.shared_models import shared_model  # noqa: E402
 
 
@@ -101,6 +102,19 @@ def test_times_of_copies_and_computing_are_told(classifier: Path) -> None:
         fill_slot(engine, slot)
         times = engine.run(slot, 8)
         assert min(times.copy_in_ns, times.infer_ns, times.copy_out_ns) > 0
+
+
+def test_shared_memory_is_read_where_it_lies(classifier: Path) -> None:
+    pytest.importorskip("cuda.bindings.driver", reason="cuda-python is not installed")
+    pixels = shared_pages((8, SIDE_PX, SIDE_PX, 3), np.uint8)
+    pixels[:] = np.stack(network_pictures(8))
+    expected = answers(classifier, pixels, device="cuda:0")
+    with TorchEngine(classifier, name="small", max_batch=8, device="cuda:0") as engine:
+        slot = engine.new_slot({"pixels": pixels})
+        assert slot.inputs["pixels"] is pixels, "this system does not let its memory be registered; the log says why"
+        engine.run(slot, 8)
+        np.testing.assert_allclose(slot.outputs["scores"], expected["scores"], atol=1e-4)
+    pixels[:] = 0  # it is its owner's as before
 
 
 def test_runs_allocate_nothing_on_the_device(classifier: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from foveate.engines.cuda import KernelCache
 from support.fake_cuda import FakeCuda
@@ -24,7 +26,8 @@ class CpuCodec:
         self.ColorSpec = SimpleNamespace(SRGB="srgb")
         self.SampleFormat = SimpleNamespace(I_RGB="rgb")
         self.BackendKind = SimpleNamespace(CPU_ONLY=1, GPU_ONLY=2, HYBRID_CPU_GPU=3, HW_GPU_ONLY=4)
-        self.held: list[int] = []
+        self.addresses: list[int] = []
+        """Where each picture was decoded to."""
 
     def Backend(self, kind: int) -> int:
         return kind
@@ -43,18 +46,27 @@ class CpuCodec:
 
     def decode(self, sources: Sequence[bytes], *, params: Any, cuda_stream: int) -> list[Any]:
         self.streams.append(cuda_stream)
-        return [self._decoded(source) for source in sources]
+        return [self._decoded(source, cuda_stream) for source in sources]
 
-    def _decoded(self, source: bytes) -> Any:
+    def _decoded(self, source: bytes, stream: int) -> Any:
         image = cv2.imdecode(np.frombuffer(source, np.uint8), cv2.IMREAD_COLOR_RGB) if source else None
         if image is None:
             return None
-        address = self.cuda.memory_alloc(image.nbytes)
-        self.held.append(address)
-        self.cuda.write(address, image.tobytes())
-        return SimpleNamespace(
-            __cuda_array_interface__={"shape": image.shape, "strides": None, "data": (address, False), "typestr": "|u1"}
-        )
+        made = _Image(self.cuda, image.astype(np.uint8), stream)
+        self.addresses.append(made.address)
+        return made
+
+
+class _Image:
+    """A picture on the device once its stream has come so far; its memory goes with it, whatever still reads it."""
+
+    def __init__(self, cuda: FakeCuda, pixels: NDArray[np.uint8], stream: int) -> None:
+        self.address = address = cuda.take(pixels.nbytes)
+        weakref.finalize(self, cuda.take_back, address)
+        content = pixels.tobytes()
+        cuda.give(stream, "a decode", lambda: cuda.write(address, content), writes=[(address, address + len(content))])
+        told = {"shape": pixels.shape, "strides": None, "data": (address, False), "typestr": "|u1"}
+        self.__cuda_array_interface__ = told
 
 
 class OneCubin(KernelCache):

@@ -11,6 +11,7 @@ import pytest
 
 from foveate.engines import DeviceError, DeviceOutOfMemory
 from foveate.engines.cuda import Device
+from foveate.tools.gpu_report.shared_pages import shared_pages
 
 __all__ = ["CHECKS"]
 
@@ -50,6 +51,29 @@ def copies_a_part(device: Device) -> None:
         stream.synchronize()
         np.testing.assert_array_equal(rows.array[0], np.arange(18, 24).reshape(3, 2))
         np.testing.assert_array_equal(rows.array[1], np.arange(6, 12).reshape(3, 2))
+
+
+def registers_shared_memory(device: Device) -> None:
+    """Memory of a file that other processes may map, as slots have it; again after it was given back."""
+    memory = shared_pages((4, SIZE), np.uint8)
+    for value in range(1, 4):
+        with ExitStack() as stack:
+            stream = stack.enter_context(closing(device.new_stream()))
+            buffer = stack.enter_context(closing(device.new_buffer(SIZE)))
+            stack.enter_context(closing(device.register(memory)))
+            memory[2].fill(value)
+            stream.copy_to_device(buffer.address, memory[2])
+            stream.copy_to_host(memory[3], buffer.address)
+            stream.synchronize()
+            assert (memory[3] == value).all()
+    assert (memory[3] == 3).all(), "it is its owner's as before"
+
+
+def refuses_what_is_registered_already(device: Device) -> None:
+    memory = shared_pages((SIZE,), np.uint8)
+    with closing(device.register(memory)), pytest.raises(DeviceError, match="712"):
+        device.register(memory)
+    device.register(memory).close()
 
 
 def streams_wait_for_events(device: Device) -> None:
@@ -158,6 +182,8 @@ CHECKS: tuple[Check, ...] = (
     describes_itself,
     copies_there_and_back,
     copies_a_part,
+    registers_shared_memory,
+    refuses_what_is_registered_already,
     streams_wait_for_events,
     other_threads_may_use_it,
     pools_memory,

@@ -10,6 +10,7 @@ kernels have costs, and copies and kernels run beside each other.
 from __future__ import annotations
 
 import ctypes
+import mmap
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -21,7 +22,9 @@ from numpy.typing import NDArray
 
 from foveate.engines.cuda.device import Device
 from foveate.engines.cuda.layer import Bytes, CudaLayer, Extent, Handle
+from foveate.engines.cuda.pictures import PlacementParameters
 from foveate.engines.cuda.status import error_from_code
+from foveate.engines.errors import DeviceLost
 
 __all__ = ["FakeCuda", "Hazard", "Span", "Work"]
 
@@ -31,8 +34,8 @@ _FIRST_ADDRESS = 0x7_0000_0000_0000
 _JUNK = 0xCD
 _CALL_NS = 1_000
 _COPY_NS_PER_BYTE = 1
-_STICKY = range(700, 722)
 _CAPTURE_INVALIDATED = 901
+_ALREADY_REGISTERED = 712
 
 
 class Hazard(AssertionError):
@@ -90,9 +93,12 @@ class FakeCuda(CudaLayer):
         self.capability = capability
         self.calls: Counter[str] = Counter()
         self.log: list[Work] = []
+        self.staged: list[str] = []
+        """The copies whose host memory was not page-locked: the host has waited for each."""
         self.live: dict[int, str] = {}
         self.reserved_bytes = 0
         self.closed = False
+        self._users = 0
         self._lock = threading.RLock()
         self._entered = threading.local()
         self._count = 0
@@ -102,13 +108,15 @@ class FakeCuda(CudaLayer):
         self._next_address = _FIRST_ADDRESS
         self._memory: dict[int, Bytes] = {}
         self._pinned: dict[int, Bytes] = {}
+        """Host memory that is page-locked: taken here, or registered."""
         self._objects: dict[int, Any] = {}
         self._host_ns = 0
         self._free_ns: Counter[str] = Counter()
         self._pending: list[Work] = []
 
     def open(self, index: int = 0) -> Device:
-        """As `Device.open`, again and again."""
+        """As `Device.open`, again and again; it is closed once all who opened it have closed it."""
+        self._users += 1
         self.closed = False
         return Device(self, index)
 
@@ -133,6 +141,14 @@ class FakeCuda(CudaLayer):
 
     def write(self, address: int, content: bytes) -> None:
         self._at(address, len(content))[:] = np.frombuffer(content, np.uint8)
+
+    def take(self, nbytes: int) -> int:
+        """Memory of the device for another library, which gives it back by `take_back`."""
+        return self._allocate(nbytes)
+
+    def take_back(self, address: int) -> None:
+        self._require_idle(address, address + self._memory[address].nbytes, "device memory")
+        del self._memory[address], self.live[address]
 
     def spend_host_ns(self, nanoseconds: int) -> None:
         self._host_ns += nanoseconds
@@ -187,7 +203,8 @@ class FakeCuda(CudaLayer):
 
     def close(self) -> None:
         self._call("close", needs_context=False)
-        self.closed = True
+        self._users -= 1
+        self.closed = not self._users
 
     def enter(self) -> None:
         self._call("enter", needs_context=False)
@@ -211,7 +228,7 @@ class FakeCuda(CudaLayer):
 
     def memory_info(self) -> tuple[int, int]:
         self._call("memory_info")
-        return self.TOTAL - self.reserved_bytes - sum(each.nbytes for each in self._memory.values()), self.TOTAL
+        return self._free_bytes, self.TOTAL
 
     def synchronize(self) -> None:
         self._call("synchronize")
@@ -292,14 +309,28 @@ class FakeCuda(CudaLayer):
         del self.live[address], self._pinned[address]
         memory.fill(_JUNK)
 
+    def host_register(self, memory: NDArray[Any]) -> Handle:
+        self._call("host_register")
+        start, end = _span(memory)
+        pages = start - start % mmap.PAGESIZE, end + -end % mmap.PAGESIZE
+        if any(_overlap([pages], [_span(each)]) for each in self._pinned.values()):
+            raise error_from_code("host_register", _ALREADY_REGISTERED, "part of it is page-locked already")
+        self._pinned[start] = _bytes_of(memory)
+        self.live[start] = "registered memory"
+        return start
+
+    def host_unregister(self, registered: Handle) -> None:
+        self._call("host_unregister")
+        self._require_idle(registered, registered + self._pinned[registered].nbytes, "registered memory")
+        del self.live[registered], self._pinned[registered]
+
     def memory_alloc(self, nbytes: int) -> int:
         self._call("memory_alloc")
         return self._allocate(nbytes)
 
     def memory_free(self, address: int) -> None:
         self._call("memory_free")
-        self._require_idle(address, address + self._memory[address].nbytes, "device memory")
-        del self._memory[address], self.live[address]
+        self.take_back(address)
 
     def memory_alloc_async(self, nbytes: int, stream: Handle) -> int:
         self._call("memory_alloc_async")
@@ -381,7 +412,9 @@ class FakeCuda(CudaLayer):
         self, function: Handle, grid: Extent, block: Extent, parameters: ctypes.Structure, stream: Handle
     ) -> None:
         self._call("launch")
-        self.give(stream, f"kernel {function} {grid} {block} {bytes(parameters).hex()}", lambda: None, cost_ns=_CALL_NS)
+        what = f"kernel {function} {grid} {block} {bytes(parameters).hex()}"
+        reads, writes = _touched(parameters)
+        self.give(stream, what, lambda: None, reads=reads, writes=writes, cost_ns=_CALL_NS)
 
     # Beneath it.
 
@@ -393,10 +426,12 @@ class FakeCuda(CudaLayer):
             if needs_context and not getattr(self._entered, "depth", 0):
                 raise Hazard(f"{name} on a thread that has no current device")
             code = self._failures.pop(self._count, 0) or self._failures.pop(name, 0) or self._lost
-            if code in _STICKY:
-                self._lost = code
             if code:
-                raise error_from_code(name, code, "a failure of the test's")
+                error = error_from_code(name, code, "a failure of the test's")
+                if isinstance(error, DeviceLost):
+                    self._lost = code
+                    self._pending = []  # nothing runs on a lost device
+                raise error
 
     def _finish(self, work: Work) -> None:
         with self._lock:
@@ -416,7 +451,14 @@ class FakeCuda(CudaLayer):
 
     def _give_copy(self, stream: int, what: str, copy: Callable[[], None], source: Span, target: Span) -> None:
         cost_ns = (source[1] - source[0]) * _COPY_NS_PER_BYTE
-        self.give(stream, what, copy, reads=[source], writes=[target], cost_ns=cost_ns, engine=what)
+        reads, writes = ([span] if self._reaches(span) else [] for span in (source, target))
+        self.give(stream, what, copy, reads=reads, writes=writes, cost_ns=cost_ns, engine=what)
+        if not (reads and writes):
+            self.staged.append(what)
+            if self.capturing(stream):
+                self.spoil_capture(stream)
+            else:
+                self.stream_synchronize(stream)
 
     def _new(self, thing: Any, kind: str) -> int:
         with self._lock:
@@ -443,13 +485,17 @@ class FakeCuda(CudaLayer):
 
     def _allocate(self, nbytes: int) -> int:
         with self._lock:
-            if nbytes > self.memory_info()[0]:
+            if nbytes > self._free_bytes:
                 raise error_from_code("memory_alloc", 2, "out of memory")
             address = self._next_address
             self._next_address += -(-nbytes // 512) * 512 + 512
             self._memory[address] = np.full(nbytes, _JUNK, np.uint8)
             self.live[address] = "device memory"
             return address
+
+    @property
+    def _free_bytes(self) -> int:
+        return self.TOTAL - self.reserved_bytes - sum(each.nbytes for each in self._memory.values())
 
     def _at(self, address: int, nbytes: int) -> Bytes:
         for start, memory in self._memory.items():
@@ -458,15 +504,35 @@ class FakeCuda(CudaLayer):
         raise Hazard(f"{nbytes} bytes at {address:#x} are not, or no longer, the device's")
 
     def _require_span(self, start: int, end: int, what: str) -> None:
-        if start >= _FIRST_ADDRESS and start < self._next_address:
+        if self._on_device(start):
             self._at(start, end - start)
-        elif not any(base <= start and end <= base + each.nbytes for base, each in self._pinned.items()):
+        elif not self._reaches((start, end)):
             raise Hazard(f"{what} of host memory that is not page-locked")
+
+    def _on_device(self, address: int) -> bool:
+        return _FIRST_ADDRESS <= address < self._next_address
+
+    def _reaches(self, span: Span) -> bool:
+        """Whether the device itself gets at this memory."""
+        start, end = span
+        return self._on_device(start) or any(
+            base <= start and end <= base + each.nbytes for base, each in self._pinned.items()
+        )
 
     def _require_idle(self, start: int, end: int, what: str) -> None:
         for work in self._pending:
             if not work.done and _overlap([(start, end)], [*work.reads, *work.writes]):
                 raise Hazard(f"{what} was freed before {work.what} was done")
+
+
+def _touched(parameters: ctypes.Structure) -> tuple[list[Span], list[Span]]:
+    """What a kernel of the project reads and writes."""
+    if not isinstance(parameters, PlacementParameters):
+        return [], []
+    planes = [(parameters.picture, parameters.picture_pitch, 1), (parameters.chroma, parameters.chroma_pitch, 2)]
+    last_line = parameters.source_y + parameters.source_height - 1
+    reads = [(plane, plane + pitch * (last_line // lines + 1)) for plane, pitch, lines in planes if plane]
+    return reads, [(parameters.row, parameters.row + 3 * parameters.row_width * parameters.row_height)]
 
 
 def _overlap(some: Sequence[Span], others: Sequence[Span]) -> bool:

@@ -45,27 +45,32 @@ top_k = {_CLASSES}
 
 
 def small_classifier(
-    seed: int = 0, *, extra_nodes: tuple[onnx.NodeProto, ...] = (), spread: float = 1.0
+    seed: int = 0,
+    *,
+    extra_nodes: tuple[onnx.NodeProto, ...] = (),
+    spread: float = 1.0,
+    channels: int = _CHANNELS,
 ) -> onnx.ModelProto:
     """stem, ReLU, depthwise, ReLU, wide, ReLU, pool, Gemm: fused with pixels before it and a softmax after it.
 
     `spread` is how much larger the last channel of the stem is than the first; `extra_nodes` go into the network and
-    may read `features` and write what the last layer reads instead, `pooled_extra`.
+    may read `features` and write what the last layer reads instead, `pooled_extra`. `channels` are the stem's, and a
+    fourth of those of the layer behind it.
     """
     head = HeadSpec(kind="logits", outputs={"logits": "logits"}, top_k=_CLASSES, activation="softmax")
     spec = InputSpec(width_px=SIDE_PX, height_px=SIDE_PX, scale=1 / 255, resize="stretch")
-    return fuse(_bare(seed, extra_nodes, spread), manifest_of(head, spec))
+    return fuse(_bare(seed, extra_nodes, spread, channels), manifest_of(head, spec))
 
 
 def write_small_package(folder: Path) -> Path:
     """The same network as a model package in `folder`, which is returned."""
     folder.mkdir(parents=True)
-    (folder / "model.onnx").write_bytes(_bare(0, (), 1.0).SerializeToString())
+    (folder / "model.onnx").write_bytes(_bare(0, (), 1.0, _CHANNELS).SerializeToString())
     (folder / "model.toml").write_text(_MANIFEST)
     return folder
 
 
-def _bare(seed: int, extra_nodes: tuple[onnx.NodeProto, ...], spread: float) -> onnx.ModelProto:
+def _bare(seed: int, extra_nodes: tuple[onnx.NodeProto, ...], spread: float, channels: int) -> onnx.ModelProto:
     random = np.random.default_rng(seed)
 
     def normal(*shape: int) -> NDArray[np.float32]:
@@ -73,14 +78,14 @@ def _bare(seed: int, extra_nodes: tuple[onnx.NodeProto, ...], spread: float) -> 
         values: NDArray[np.float32] = (random.standard_normal(shape) * np.sqrt(2 / fan_in)).astype(np.float32)
         return values
 
-    scales = np.geomspace(1, spread, _CHANNELS).astype(np.float32)
+    scales = np.geomspace(1, spread, channels).astype(np.float32)
     weights: dict[str, NDArray[Any]] = {
-        "stem_weight": normal(_CHANNELS, 3, 3, 3) * scales[:, None, None, None],
-        "stem_bias": normal(_CHANNELS, 4)[:, 0] * scales,
-        "depthwise_weight": normal(_CHANNELS, 1, 3, 3) / scales[:, None, None, None],
-        "wide_weight": normal(4 * _CHANNELS, _CHANNELS, 1, 1),
-        "wide_bias": normal(4 * _CHANNELS, 4)[:, 0],
-        "logits_weight": normal(_CLASSES, 4 * _CHANNELS) * 4,
+        "stem_weight": normal(channels, 3, 3, 3) * scales[:, None, None, None],
+        "stem_bias": normal(channels, 4)[:, 0] * scales,
+        "depthwise_weight": normal(channels, 1, 3, 3) / scales[:, None, None, None],
+        "wide_weight": normal(4 * channels, channels, 1, 1),
+        "wide_bias": normal(4 * channels, 4)[:, 0],
+        "logits_weight": normal(_CLASSES, 4 * channels) * 4,
         "logits_bias": np.zeros(_CLASSES, np.float32),
     }
     pads: dict[str, Any] = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
@@ -89,7 +94,7 @@ def _bare(seed: int, extra_nodes: tuple[onnx.NodeProto, ...], spread: float) -> 
         helper.make_node("Conv", ["image", "stem_weight", "stem_bias"], ["stemmed"], name="stem", **pads),
         helper.make_node("Relu", ["stemmed"], ["stem_active"], name="stem_relu"),
         helper.make_node(
-            "Conv", ["stem_active", "depthwise_weight"], ["deep"], name="depthwise", group=_CHANNELS, **pads
+            "Conv", ["stem_active", "depthwise_weight"], ["deep"], name="depthwise", group=channels, **pads
         ),
         helper.make_node("Relu", ["deep"], ["deep_active"], name="depthwise_relu"),
         helper.make_node("Conv", ["deep_active", "wide_weight", "wide_bias"], ["widened"], name="wide"),

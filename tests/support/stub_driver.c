@@ -1,4 +1,4 @@
-/* A libcuda.so.1 of one GPU whose memory is the host's and whose work is done at once.
+/* A libcuda.so.1 of one GPU, or of a few to choose from, whose memory is the host's and whose work is done at once.
  *
  * It lets the real bindings be called without a GPU: their names, the order and the types of their arguments. What it
  * is given wrongly it refuses. How CUDA orders work it knows nothing of.
@@ -11,16 +11,19 @@
 #include <string.h>
 #include <time.h>
 
-enum { INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_DEVICE = 101, INVALID_IMAGE = 200, INVALID_CONTEXT = 201 };
-enum { NOT_FOUND = 500 };
+enum { INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 101, INVALID_IMAGE = 200 };
+enum { INVALID_CONTEXT = 201, NOT_FOUND = 500, ALREADY_REGISTERED = 712, NOT_REGISTERED = 713 };
 enum { NON_BLOCKING = 1, BLOCKING_SYNC = 1, THREAD_LOCAL = 1, CAPABILITY_MAJOR = 75, CAPABILITY_MINOR = 76 };
-enum { MOST_COPIES = 64 };
+enum { MOST_COPIES = 64, MOST_GPUS = 8 };
 
 typedef int Result;
 typedef unsigned long long Address;
 
 static const size_t TOTAL = (size_t)1 << 30;
 static char context, graph, executable, module;
+static void *registered;
+static struct gpu { int number, major, minor; size_t gib; } gpus[MOST_GPUS] = {{.major = 9, .gib = 1}};
+static int gpu_count = 1;
 static __thread int depth;
 static int capturing, noted;
 static struct { void *to; const void *from; size_t size; } notes[MOST_COPIES];
@@ -47,15 +50,44 @@ static Result allocate(void **memory, size_t size) {
     return inside();
 }
 
-Result cuInit(unsigned flags) { return flags ? INVALID_VALUE : 0; }
-Result cuDeviceGet(int *device, int index) { *device = 0; return index ? INVALID_DEVICE : 0; }
-Result cuDeviceGetName(char *name, int size, int device) { snprintf(name, size, "a stub"); return device; }
-Result cuDeviceGetAttribute(int *value, int kind, int device) {
-    *value = kind == CAPABILITY_MAJOR ? 9 : kind == CAPABILITY_MINOR ? 0 : -1;
-    return device;
+/* STUB_GPUS may say "8.9:24,9.0:139", the capabilities and GiB of the machine's GPUs; of them CUDA_VISIBLE_DEVICES
+ * leaves those whose UUID it holds, as it stands in this process's environment when CUDA starts. */
+Result cuInit(unsigned flags) {
+    const char *said = getenv("STUB_GPUS"), *only = getenv("CUDA_VISIBLE_DEVICES");
+    if (!said) return flags ? INVALID_VALUE : 0;
+    gpu_count = 0;
+    for (int number = 1; said && number <= MOST_GPUS; ++number) {
+        char uuid[16];
+        struct gpu found = {.number = number};
+        sscanf(said, "%d.%d:%lu", &found.major, &found.minor, &found.gib);
+        snprintf(uuid, sizeof uuid, "GPU-%08x", number);
+        if (!only || strstr(only, uuid)) gpus[gpu_count++] = found;
+        said = strchr(said, ',');
+        if (said) ++said;
+    }
+    return flags ? INVALID_VALUE : gpu_count ? 0 : NO_DEVICE;
 }
-Result cuDevicePrimaryCtxRetain(void **found, int device) { *found = &context; return device; }
-Result cuDevicePrimaryCtxRelease_v2(int device) { return device; }
+Result cuDeviceGet(int *device, int index) { *device = index; return index < gpu_count ? 0 : INVALID_DEVICE; }
+Result cuDeviceGetName(char *name, int size, int device) {
+    snprintf(name, size, gpus[device].number ? "stub %d" : "a stub", gpus[device].number);
+    return 0;
+}
+Result cuDeviceGetUuid_v2(unsigned char *uuid, int device) {
+    memset(uuid, 0, 16);
+    uuid[3] = gpus[device].number;
+    return 0;
+}
+Result cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = gpus[device].gib << 30; return 0; }
+Result cuDriverGetVersion(int *version) { *version = 13000; return 0; }
+Result cuDeviceGetAttribute(int *value, int kind, int device) {
+    *value = kind == CAPABILITY_MAJOR ? gpus[device].major : kind == CAPABILITY_MINOR ? gpus[device].minor : -1;
+    return 0;
+}
+Result cuDevicePrimaryCtxRetain(void **found, int device) {
+    *found = &context;
+    return device < gpu_count ? 0 : INVALID_DEVICE;
+}
+Result cuDevicePrimaryCtxRelease_v2(int device) { return device < gpu_count ? 0 : INVALID_DEVICE; }
 Result cuCtxPushCurrent_v2(void *pushed) { return pushed == &context && ++depth ? 0 : INVALID_CONTEXT; }
 Result cuCtxPopCurrent_v2(void **popped) { *popped = &context; return depth-- > 0 ? 0 : INVALID_CONTEXT; }
 Result cuCtxSynchronize(void) { return inside(); }
@@ -93,6 +125,18 @@ Result cuMemHostAlloc(void **memory, size_t size, unsigned flags) {
     return flags ? INVALID_VALUE : allocate(memory, size);
 }
 Result cuMemFreeHost(void *memory) { free(memory); return inside(); }
+/* Knows one registration at a time. Page-locks nothing. */
+Result cuMemHostRegister_v2(void *memory, size_t size, unsigned flags) {
+    if (flags || !memory || !size || (Address)memory % 4096) return INVALID_VALUE;
+    if (registered) return ALREADY_REGISTERED;
+    registered = memory;
+    return inside();
+}
+Result cuMemHostUnregister(void *memory) {
+    if (!memory || memory != registered) return NOT_REGISTERED;
+    registered = 0;
+    return inside();
+}
 Result cuMemAlloc_v2(Address *address, size_t size) { return allocate((void **)address, size); }
 Result cuMemFree_v2(Address address) { free((void *)address); return inside(); }
 Result cuMemAllocAsync(Address *address, size_t size, void *stream) {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
@@ -34,6 +36,7 @@ def check_engine(make_engine: Callable[[], Engine], *, rtol: float = 1e-3, atol:
     """
     _check_unloaded(make_engine())
     _check_lifecycle(make_engine())
+    given: dict[str, NDArray[Any]] = {}  # outlives the engine
     with make_engine() as engine:
         _check_info(engine.info)
         slots = [engine.new_slot() for _ in range(max(2, engine.info.max_in_flight))]
@@ -45,6 +48,10 @@ def check_engine(make_engine: Callable[[], Engine], *, rtol: float = 1e-3, atol:
         _check_answers_differ(answers)
         _check_batches(subject, answers)
         _check_threads(subject, answers)
+        given |= {spec.name: _on_pages(spec, engine.info.max_batch) for spec in engine.info.inputs}
+        _check_given_inputs(subject, given, answers)
+    for rows in given.values():
+        rows.fill(0)  # it is the caller's again, whatever the engine had done with it
 
 
 class _Subject:
@@ -220,6 +227,34 @@ def _check_threads(subject: _Subject, answers: Mapping[str, NDArray[Any]]) -> No
 
     with ThreadPoolExecutor(len(slots)) as pool:
         list(pool.map(work, slots, rounds))
+
+
+def _on_pages(spec: TensorSpec, rows: int) -> NDArray[Any]:
+    """An input's rows, on pages of their own."""
+    count = rows * math.prod(spec.shape)
+    pages = mmap.mmap(-1, max(1, count * spec.dtype.itemsize))
+    return np.frombuffer(pages, spec.dtype, count).reshape(rows, *spec.shape)
+
+
+def _check_given_inputs(
+    subject: _Subject, given: Mapping[str, NDArray[Any]], answers: Mapping[str, NDArray[Any]]
+) -> None:
+    """A slot over its caller's memory reads from there, or has inputs of its own, and answers as any other."""
+    engine = subject.engine
+    for name, rows in given.items():
+        short = {**given, name: rows[:-1]}
+        _require_refusal(lambda short=short: engine.new_slot(short), "memory of another shape")  # type: ignore[misc]
+    slot = engine.new_slot(given)
+    _check_buffers(engine.info, [slot])
+    for name, rows in given.items():
+        own = slot.inputs[name] is not rows
+        _require(
+            not (own and np.may_share_memory(slot.inputs[name], rows)),
+            f"input {name!r} of a slot must be the caller's array itself, or share no memory with it",
+        )
+    picked = subject.pick()
+    subject.run(slot, engine.info.max_batch, picked)
+    subject.compare(slot, engine.info.max_batch, picked, answers)
 
 
 def _require(condition: bool, message: str) -> None:

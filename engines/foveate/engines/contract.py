@@ -183,8 +183,11 @@ class Engine(ABC):
         `inputs` are buffers of the caller's, each beginning on a page of its own, such as memory that other processes
         write to; they outlive the engine. A backend that can read from them does, and they are the slot's inputs; else
         the slot has inputs of its own, into which the caller copies.
+        Raises: EngineError before `load`, after `close`, and for inputs that are not as a slot's.
         """
         self._require_open()
+        if inputs is not None:
+            _require_inputs(self.info, inputs)
         index = len(self._slots)
         slot = self._new_slot_impl(index) if inputs is None else self._new_slot_over_impl(index, inputs)
         self._slots.append(slot)
@@ -297,6 +300,18 @@ class Engine(ABC):
 
     def _close_impl(self) -> None:  # noqa: B027  # some backends have nothing to release
         """Release the device; called once, only after a load."""
+
+
+def _require_inputs(info: EngineInfo, inputs: Mapping[str, NDArray[Any]]) -> None:
+    if set(inputs) != {spec.name for spec in info.inputs}:
+        raise EngineError(f"a slot has the inputs {[spec.name for spec in info.inputs]}, not {list(inputs)}")
+    for spec in info.inputs:
+        given, shape = inputs[spec.name], (info.max_batch, *spec.shape)
+        if (given.shape, given.dtype) != (shape, spec.dtype) or not given.flags.c_contiguous:
+            raise EngineError(
+                f"input {spec.name!r} of a slot must be C-contiguous, {shape} of {spec.dtype}, not {given.shape} of "
+                f"{given.dtype}, strides {given.strides}"
+            )
 
 
 def host_run_times(started_ns: int) -> RunTimes:

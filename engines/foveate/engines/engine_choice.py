@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from foveate.engines.contract import Engine
 from foveate.engines.engine_record import EngineRecord, EngineUse
 from foveate.engines.engine_store import BuiltEngine, EngineStore
 from foveate.engines.errors import ConfigError, EngineError, PlanMismatch
+from foveate.engines.machine import gpu_of
 from foveate.engines.registry import engine_class
 from foveate.engines.tensorrt_library import tensorrt_library
 
@@ -21,6 +23,8 @@ __all__ = ["ChosenEngine", "EngineWish", "choose_engine", "engine_of_key", "runs
 
 _log = logging.getLogger(__name__)
 
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+"""The process of one GPU of several has it set, and `foveate build` must see the same one."""
 _AS_IT_IS = {"onnxruntime": ("fp32",), "torch": ("fp32", "fp16", "bf16")}
 """What a backend computes a prepared graph in by itself."""
 
@@ -145,7 +149,10 @@ def _opened(built: BuiltEngine, use: EngineUse, store: EngineStore, max_batch: i
 def _use_here(backend: str, source_sha256: str) -> EngineUse:
     if backend == "onnxruntime":
         return EngineUse(source_sha256, "", None)  # an ONNX file runs on any version
-    return EngineUse(source_sha256, str(tensorrt_library(backend).__version__), compute_capability())
+    version, gpu = str(tensorrt_library(backend).__version__), gpu_of(0)
+    if gpu is None:
+        return EngineUse(source_sha256, version, None)
+    return EngineUse(source_sha256, version, compute_capability(), gpu=gpu.name, memory_bytes=gpu.memory_bytes or None)
 
 
 def _require(record: EngineRecord, use: EngineUse, accept_failed: bool) -> None:
@@ -172,9 +179,11 @@ def _nothing_fits(reference: str, wish: EngineWish, store: EngineStore) -> str:
         command += ["--calibration", "FOLDER_OR_VIDEO"]
     if store.root != EngineStore().root:
         command += ["--engine-store", str(store.root)]
+    visible = os.environ.get(_VISIBLE)
+    prefix = f"{_VISIBLE}={shlex.quote(visible)} " if visible and wish.backend != "onnxruntime" else ""
     return (
         f"no engine of {reference} for {wish.backend} in {wish.precision} that fits is in {store.root}: build one with "
-        f"`{shlex.join(command)}`"
+        f"`{prefix}{shlex.join(command)}`"
     )
 
 

@@ -53,6 +53,10 @@ class MemoryPlan(_Record):
     slot_bytes: int
     """Inputs and outputs of one batch in flight at the largest batch; as much again is pinned on the host."""
 
+    def needed_bytes(self, in_flight: int) -> int:
+        """With so many batches in flight; without the library's own."""
+        return self.weights_bytes + (self.activation_bytes or 0) + in_flight * self.slot_bytes
+
 
 class EngineRecord(_Record):
     """The sidecar of a built engine. Unknown fields are refused: a newer version wrote them."""
@@ -118,6 +122,10 @@ class EngineUse:
     """Of the GPU that would run it, such as ``sm_89``; None where there is no GPU."""
     batch: int = 1
     """The largest batch that it must take."""
+    gpu: str = ""
+    """The name of that GPU, to tell it from others of the machine."""
+    memory_bytes: int | None = None
+    """Of that GPU, in all; None where nobody asked."""
 
     def require_fit(self, record: EngineRecord) -> None:
         """Raises: PlanMismatch naming what does not fit, what was expected, and what to do."""
@@ -135,8 +143,14 @@ class EngineUse:
             )
         if not capability_fits(self.compute_capability, record.compute_capabilities):
             raise PlanMismatch(
-                f"{here} is for compute capability {', '.join(record.compute_capabilities)}, here is "
-                f"{self.compute_capability or 'no NVIDIA GPU'}: {rebuild} for this target"
+                f"{here} is for compute capability {', '.join(record.compute_capabilities)}, here is {self._hardware}: "
+                f"{rebuild} for this target"
+            )
+        needed = record.memory.needed_bytes(1)
+        if record.compute_capabilities and self.memory_bytes is not None and needed > self.memory_bytes:
+            raise PlanMismatch(
+                f"{here} needs {needed >> 20} MiB of GPU memory, {self.gpu or 'the GPU'} has {self.memory_bytes >> 20} "
+                f"MiB in all: {rebuild} and a smaller --batch"
             )
         if self.batch > record.batch.max:
             raise PlanMismatch(
@@ -148,6 +162,12 @@ class EngineUse:
                 f"{here} takes batches of {record.batch.min} to {record.batch.max}, but a batch can be as small as 1: "
                 f"{rebuild} and --batch 1:{record.batch.opt}:{record.batch.max}"
             )
+
+    @property
+    def _hardware(self) -> str:
+        if self.compute_capability is None:
+            return "no NVIDIA GPU"
+        return f"{self.compute_capability} ({self.gpu})" if self.gpu else self.compute_capability
 
 
 def capability_fits(here: str | None, built_for: tuple[str, ...]) -> bool:

@@ -49,6 +49,8 @@ class Gpu:
     uuid: str
     """As NVML spells it, so that the GPU is found there whatever CUDA_VISIBLE_DEVICES has hidden."""
     cuda: str
+    memory_bytes: int
+    """All that it has, whoever uses it."""
 
 
 def this_machine(device: str = "cpu") -> Machine:
@@ -73,12 +75,13 @@ def gpu_of(index: int) -> Gpu | None:
     driver, handle = opened
     name = ctypes.create_string_buffer(_NAME_BYTES)
     uuid = (ctypes.c_ubyte * _UUID_BYTES)()
-    version = ctypes.c_int()
+    version, memory_bytes = ctypes.c_int(), ctypes.c_size_t()
     driver.cuDeviceGetName(name, _NAME_BYTES, handle)
     driver.cuDeviceGetUuid_v2(uuid, handle)
     driver.cuDriverGetVersion(ctypes.byref(version))
+    driver.cuDeviceTotalMem_v2(ctypes.byref(memory_bytes), handle)
     cuda = f"{version.value // 1000}.{version.value % 1000 // 10}"
-    return Gpu(name.value.decode(), _spelt(bytes(uuid)), cuda)
+    return Gpu(name.value.decode(), _spelt(bytes(uuid)), cuda, memory_bytes.value)
 
 
 def _spelt(uuid: bytes) -> str:

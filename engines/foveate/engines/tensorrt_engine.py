@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from foveate.engines.contract import EncodedRow, Engine, EngineInfo, RunTimes, Slot
 from foveate.engines.cuda import Device, KernelCache, PictureKernels
@@ -165,7 +166,8 @@ class TensorRtEngine(Engine):
         capability = device.compute_capability
         self._free_before, total = device.memory_info()
         if self._record is not None:
-            EngineUse(self._record.source_sha256, version, capability, self._max_batch).require_fit(self._record)
+            use = EngineUse(self._record.source_sha256, version, capability, self._max_batch, device.name)
+            use.require_fit(self._record)
         cache = RuntimeCache(self._path.with_name(f"{self._path.stem}.{capability}.{version}.kernels"))
         plan = Plan(trt, self._content(total), str(self._path), cache)
         undo.callback(plan.close)
@@ -194,8 +196,7 @@ class TensorRtEngine(Engine):
         try:
             needed = self._path.stat().st_size
             if self._record is not None:
-                plan = self._record.memory
-                needed = plan.weights_bytes + (plan.activation_bytes or 0) + self._max_in_flight * plan.slot_bytes
+                needed = self._record.memory.needed_bytes(self._max_in_flight)
             if needed > self._free_before:
                 raise DeviceOutOfMemory(
                     f"{self._path} needs {needed >> 20} MiB of GPU memory, {self._free_before >> 20} of {total >> 20} "
@@ -208,8 +209,11 @@ class TensorRtEngine(Engine):
             ) from error
 
     def _new_slot_impl(self, index: int) -> Slot:
+        return self._new_slot_over_impl(index, {})
+
+    def _new_slot_over_impl(self, index: int, inputs: Mapping[str, NDArray[Any]]) -> Slot:
         with self._on_device(), self._shared, ExitStack() as undo:
-            made = DeviceSlot(index, self._plan, self._max_batch, self._device)
+            made = DeviceSlot(index, self._plan, self._max_batch, self._device, inputs)
             undo.callback(made.close)
             undo.callback(self._device.finish)
             if self._graph_limit is None:
@@ -278,7 +282,7 @@ class TensorRtEngine(Engine):
                         self._decoder = JpegDecoder(self._device, kernels)
                         undo.callback(self._decoder.close)
                         self._decoder_resources = undo.pop_all()
-                except (EngineUnavailable, BuildFailed) as error:
+                except (EngineUnavailable, BuildFailed, DeviceOutOfMemory) as error:
                     _log.info("%s has its JPEGs decoded on the CPU: %s", self._name, error)
             return self._decoder is not None
 
@@ -289,17 +293,21 @@ class TensorRtEngine(Engine):
 
     def _close_decoder_impl(self) -> None:
         with self._decoding, self._on_device():
+            for slot in self._device_slots:
+                slot.forget_device_rows()  # a run would wait for events that are the decoder's
             self._decoder = None
             self._decoder_resources.close()
 
     def _place_encoded_impl(self, slot: Slot, rows: Sequence[EncodedRow]) -> list[bool]:
         (spec,) = self.info.inputs
         height, width, _ = spec.shape
-        self._device_slots[slot.index].forget_device_rows()
-        if self._decoder is None or not rows:
-            return [False] * len(rows)
-        with self._decoding, self._on_device():
-            return self._decoder.decode(rows, slot.device_inputs[spec.name], (width, height))
+        with self._decoding:
+            self._require_open()  # it may have been closed while the decoder was busy
+            self._device_slots[slot.index].forget_device_rows()
+            if self._decoder is None or not rows:
+                return [False] * len(rows)
+            with self._on_device():
+                return self._decoder.decode(rows, slot.device_inputs[spec.name], (width, height))
 
     @contextmanager
     def _on_device(self) -> Iterator[None]:
@@ -314,12 +322,16 @@ class TensorRtEngine(Engine):
             raise
 
     def _close_impl(self) -> None:
-        with suppress(DeviceError), self._device.current():
-            self._device.finish()
-            self._decoder_resources.close()
-            self._resources.close()
-        self._device.close()
-        self._device_slots.clear()
+        with self._decoding, self._shared:
+            self._decoder = None
+            try:
+                with suppress(DeviceError), self._device.current():
+                    self._device.finish()
+                    self._decoder_resources.close()
+                    self._resources.close()
+            finally:
+                self._device.close()
+                self._device_slots.clear()
 
 
 class TensorRtRtxEngine(TensorRtEngine):

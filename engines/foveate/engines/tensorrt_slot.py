@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from itertools import groupby
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
+
+from numpy.typing import NDArray
 
 from foveate.engines.contract import RunTimes, Slot, TensorSpec
-from foveate.engines.cuda import Device, DeviceBuffer, Graph, PinnedBuffer, Stream
-from foveate.engines.errors import DeviceLost, EngineError
+from foveate.engines.cuda import Device, DeviceBuffer, Graph, Stream
+from foveate.engines.errors import DeviceError, DeviceLost, EngineError
 from foveate.engines.tensorrt_runtime import Context, Plan
 
 __all__ = ["DeviceInput", "DeviceSlot"]
+
+_log = logging.getLogger(__name__)
 
 _TRIES = 3
 """Of each way to run a batch, to tell which is the faster."""
@@ -56,16 +61,21 @@ class DeviceSlot:
     say so, and the engine lets one of them in at a time.
     """
 
-    def __init__(self, index: int, plan: Plan, max_batch: int, device: Device) -> None:
+    def __init__(
+        self, index: int, plan: Plan, max_batch: int, device: Device, given: Mapping[str, NDArray[Any]]
+    ) -> None:
+        """`given` are inputs of the caller's, which are copied from where they lie if they can be page-locked."""
         self._index = index
         self._device = device
+        self._given = given
         self.device_bytes = 0
         with ExitStack() as undo:
-            buffers = {spec: self._new_buffers(spec, max_batch, undo) for spec in (*plan.inputs, *plan.outputs)}
-            self._host = {spec: host.array for spec, (host, _) in buffers.items()}
-            self._inputs = {spec: DeviceInput(buffers[spec][1], _row_bytes(spec)) for spec in plan.inputs}
+            specs = (*plan.inputs, *plan.outputs)
+            self._host = {spec: self._host_rows(spec, max_batch, undo) for spec in specs}
+            buffers = {spec: self._device_rows(spec, max_batch, undo) for spec in specs}
+            self._inputs = {spec: DeviceInput(buffers[spec], _row_bytes(spec)) for spec in plan.inputs}
             self._addresses = {spec: rows.address for spec, rows in self._inputs.items()}
-            self._outputs = {spec: buffers[spec][1].address for spec in plan.outputs}
+            self._outputs = {spec: buffers[spec].address for spec in plan.outputs}
             self._copies = _entered(device.new_stream(), undo)
             self._started, self._copied_in, self._began, self._inferred, self._done = (
                 _entered(device.new_event(), undo) for _ in range(5)
@@ -92,7 +102,7 @@ class DeviceSlot:
         self._started.record(self._copies)
         for spec, rows in self._inputs.items():
             events = rows.take(batch)
-            for first, end in _host_rows(batch, events):
+            for first, end in _spans_off_device(batch, events):
                 self._copies.copy_to_device(rows.address + first * rows.row_bytes, self._host[spec][first:end])
             for event in dict.fromkeys(events.values()):
                 self._copies.wait(event)
@@ -191,14 +201,28 @@ class DeviceSlot:
         self._inferred.synchronize()
         return self._inferred.ns_since(self._began)
 
-    def _new_buffers(self, spec: TensorSpec, rows: int, undo: ExitStack) -> tuple[PinnedBuffer, DeviceBuffer]:
-        host = _entered(self._device.new_pinned((rows, *spec.shape), spec.dtype), undo)
-        buffer = _entered(self._device.new_buffer(host.nbytes), undo)
+    def _host_rows(self, spec: TensorSpec, rows: int, undo: ExitStack) -> NDArray[Any]:
+        """Page-locked in any case: of other memory no copy would be asynchronous."""
+        given = self._given.get(spec.name)
+        if given is not None:
+            try:
+                return _entered(self._device.register(given), undo).array
+            except DeviceLost:
+                raise
+            except DeviceError as error:
+                _log.warning(
+                    "slot %d has %r copied once more on the host, as its memory cannot be page-locked: %s",
+                    *(self._index, spec.name, error),
+                )
+        return _entered(self._device.new_pinned((rows, *spec.shape), spec.dtype), undo).array
+
+    def _device_rows(self, spec: TensorSpec, rows: int, undo: ExitStack) -> DeviceBuffer:
+        buffer = _entered(self._device.new_buffer(rows * _row_bytes(spec)), undo)
         self.device_bytes += buffer.nbytes
-        return host, buffer
+        return buffer
 
 
-def _host_rows(batch: int, on_device: Mapping[int, int]) -> Iterator[tuple[int, int]]:
+def _spans_off_device(batch: int, on_device: Mapping[int, int]) -> Iterator[tuple[int, int]]:
     """The spans of rows that are not on the device."""
     for held, rows in groupby(range(batch), key=on_device.__contains__):
         if not held:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 import types
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +16,11 @@ from foveate.engines import ConfigError, DeviceError, DeviceLost, DeviceOutOfMem
 from foveate.engines.cuda import Device
 from foveate.engines.cuda.device import LAYERS
 from foveate.engines.cuda.status import error_from_code
+from foveate.tools.gpu_report.shared_pages import shared_pages
 from support.cuda_layer_checks import CHECKS
 from support.fake_cuda import FakeCuda, Hazard
 
-ILLEGAL_ADDRESS = 700
+ILLEGAL_ADDRESS, ALREADY_REGISTERED = 700, 712
 
 
 @pytest.fixture
@@ -51,6 +54,7 @@ def test_the_stand_in_is_a_layer(cuda: FakeCuda, device: Device, check: Callable
         (803, EngineUnavailable, "restart the machine"),
         (ILLEGAL_ADDRESS, DeviceLost, "restart it"),
         (719, DeviceLost, "restart it"),
+        (712, DeviceError, r"\(712\)"),
         (1, DeviceError, r"cuCall failed with what it says \(1\)"),
         (901, DeviceError, r"\(901\)"),
     ],
@@ -60,6 +64,13 @@ def test_codes_are_errors_by_what_can_be_done(code: int, kind: type[EngineError]
     assert type(error) is kind
     with pytest.raises(kind, match=says):
         raise error
+
+
+@pytest.mark.parametrize("call", ["cuMemHostRegister", "cuMemHostAlloc"])
+def test_no_memory_to_page_lock_is_the_hosts(call: str) -> None:
+    error = error_from_code(call, 2, "out of memory")
+    assert type(error) is DeviceOutOfMemory
+    assert "the host has no memory left to page-lock" in str(error)
 
 
 def test_sticky_codes_are_the_drivers() -> None:
@@ -106,6 +117,47 @@ def test_no_pycuda(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(EngineUnavailable, match=r"foveate\[gpu,pycuda\].*cuda-python"):
         Device.open(layer="pycuda")
     assert released == ["device"]
+
+
+def test_pycuda_gives_registered_memory_back_by_what_it_has_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Error(Exception):
+        pass
+
+    registered: list[int] = []
+
+    def register(array: np.ndarray[Any, Any]) -> types.SimpleNamespace:
+        if array.ctypes.data in registered:
+            raise Error("cuMemHostRegister failed: already mapped")
+        registered.append(array.ctypes.data)
+        return types.SimpleNamespace(base=types.SimpleNamespace(unregister=registered.clear))
+
+    texts = {1: b"invalid", ALREADY_REGISTERED: b"already mapped"}
+    driver = types.SimpleNamespace(
+        cuInit=lambda flags: (0,),
+        cuDeviceGet=lambda index: (0, "device"),
+        cuDevicePrimaryCtxRetain=lambda device: (0, "context"),
+        cuDevicePrimaryCtxRelease=lambda device: (0,),
+        cuGetErrorString=lambda code: (0, texts[code]),
+        CUresult=tuple(texts),
+    )
+    context = types.SimpleNamespace(push=lambda: None, detach=lambda: None)
+    pycuda = types.SimpleNamespace(
+        Error=Error,
+        init=lambda: None,
+        Device=lambda index: types.SimpleNamespace(retain_primary_context=lambda: context),
+        Context=types.SimpleNamespace(pop=lambda: None),
+        register_host_memory=register,
+    )
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", driver)
+    monkeypatch.setitem(sys.modules, "pycuda.driver", pycuda)
+    memory = shared_pages((8,), np.uint8)
+    device = Device.open(layer="pycuda")
+    with device.current(), closing(device.register(memory)):
+        assert registered == [memory.ctypes.data]
+        with pytest.raises(DeviceError, match=r"cuMemHostRegister failed with already mapped \(712\)"):
+            device.register(memory)
+    assert registered == []
+    device.close()
 
 
 def test_unknown_layer() -> None:
@@ -195,9 +247,30 @@ def test_freed_memory_is_not_used(device: Device) -> None:
         stream.copy_to_device(buffer.address, host.array)
 
 
-def test_host_memory_must_be_pinned(device: Device) -> None:
+def test_a_copy_of_host_memory_that_is_not_page_locked_is_waited_for(cuda: FakeCuda, device: Device) -> None:
+    stream, buffer = device.new_stream(), device.new_buffer(8)
+    memory = shared_pages((8,), np.uint8)
+    stream.copy_to_device(buffer.address, memory)
+    assert cuda.staged == ["copy to device"]
+    assert all(work.done for work in cuda.log)
+    with closing(device.register(memory)):
+        stream.copy_to_host(memory, buffer.address)
+        assert not cuda.log[-1].done
+        stream.synchronize()
+    assert len(cuda.staged) == 1
+
+
+def test_memory_that_is_copied_stays_registered(device: Device) -> None:
+    registered = device.register(shared_pages((8,), np.uint8))
+    device.new_stream().copy_to_device(device.new_buffer(8).address, registered.array)
+    with pytest.raises(Hazard, match="registered memory was freed before"):
+        registered.close()
+
+
+def test_a_kernel_needs_memory_that_the_device_reaches(cuda: FakeCuda, device: Device) -> None:
+    start = shared_pages((8,), np.uint8).ctypes.data
     with pytest.raises(Hazard, match="not page-locked"):
-        device.new_stream().copy_to_device(device.new_buffer(8).address, np.zeros(8, np.uint8))
+        cuda.give(device.new_stream().handle, "a kernel", lambda: None, reads=[(start, start + 8)])
 
 
 def test_a_thread_needs_the_device() -> None:

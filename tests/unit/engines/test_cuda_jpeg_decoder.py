@@ -83,7 +83,7 @@ def test_the_kernel_is_told_where_the_picture_and_its_row_lie(cuda: FakeCuda, de
     (kernel,) = [work.what for work in cuda.log if work.what.startswith("kernel")]
     told = bytes.fromhex(kernel.split()[-1])
     picture, _, row = np.frombuffer(told[:24], np.uint64)
-    assert picture == codec.held[0]
+    assert picture == codec.addresses[0]
     assert row == rows.address + 3 * rows.row_bytes
 
 

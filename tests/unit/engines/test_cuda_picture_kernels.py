@@ -186,14 +186,17 @@ def test_a_launch_covers_the_row(tmp_path: Path) -> None:
     with device.current():
         kernels = PictureKernels(device, _Compiled(tmp_path))
         stream = device.new_stream()
-        picture = DevicePicture(PictureLayout.NV12_BT709, 64, 64, 4096, 64, 8192)
+        pixels, row = device.new_buffer(64 * 96), device.new_buffer(33 * 17 * 3)
+        picture = DevicePicture(PictureLayout.NV12_BT709, 64, 64, pixels.address, 64, pixels.address + 64 * 64)
         whole = Rectangle(0, 0, 64, 64)
-        kernels.place(picture, whole, 512, (33, 17), Rectangle(0, 0, 33, 17), stream, pad_value=3)
+        kernels.place(picture, whole, row.address, (33, 17), Rectangle(0, 0, 33, 17), stream, pad_value=3)
         stream.synchronize()
-        kernels.close()
-        stream.close()
+        for each in (kernels, stream, pixels, row):
+            each.close()
     device.close()
-    assert cuda.log[-1].what.startswith("kernel place_nv12 (2, 3, 1) (32, 8, 1) ")
+    (kernel,) = cuda.log
+    assert kernel.what.startswith("kernel place_nv12 (2, 3, 1) (32, 8, 1) ")
+    assert [end - start for start, end in (*kernel.reads, *kernel.writes)] == [64 * 64, 64 * 32, 33 * 17 * 3]
     assert cuda.leaks == []
 
 

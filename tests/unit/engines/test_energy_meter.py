@@ -89,7 +89,9 @@ class FakeNvml(ModuleType):
 
 @pytest.fixture(autouse=True)
 def one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nvml_module, "gpu_of", lambda index: Gpu("A GPU", "GPU-1", "13.0") if index == 0 else None)
+    monkeypatch.setattr(
+        nvml_module, "gpu_of", lambda index: Gpu("A GPU", "GPU-1", "13.0", 1 << 30) if index == 0 else None
+    )
 
 
 def test_nvml_tells_of_the_gpu_that_cuda_numbers_so(monkeypatch: pytest.MonkeyPatch) -> None:

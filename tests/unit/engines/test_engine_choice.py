@@ -22,6 +22,7 @@ from foveate.engines import (
 )
 from foveate.engines.engine_choice import EngineWish, choose_engine, engine_of_key, runs_graphs
 from foveate.engines.engine_record import BatchRecord
+from foveate.engines.machine import Gpu
 from support.engine_records import engine_record
 
 GRAPH = b"a prepared graph"
@@ -47,6 +48,8 @@ def this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """One with an sm_89 GPU and the version that `engine_record` names."""
     monkeypatch.setattr(engine_choice, "tensorrt_library", lambda _: SimpleNamespace(__version__="1.7.1.116"))
     monkeypatch.setattr(engine_choice, "compute_capability", lambda: "sm_89")
+    monkeypatch.setattr(engine_choice, "gpu_of", lambda _: Gpu("NVIDIA L4", "GPU-4", "13.0", 24 << 30))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(engine_choice, "engine_class", lambda _: None)
 
 
@@ -149,7 +152,11 @@ def test_why_those_that_are_there_do_not_fit_is_told(graph: Path, store: EngineS
     _put(store, "capability", compute_capabilities=("sm_120",))
     with pytest.raises(PlanMismatch) as refused:
         choose_engine(graph, "tiny", FP16, store)
-    for text in ("foveate build tiny", "was built by version 1.6", "is for compute capability sm_120, here is sm_89"):
+    for text in (
+        "foveate build tiny",
+        "was built by version 1.6",
+        "is for compute capability sm_120, here is sm_89 (NVIDIA L4)",
+    ):
         assert text in str(refused.value)
 
 

@@ -22,6 +22,10 @@ class _Driver:
         uuid[:] = range(16)
         return 0
 
+    def cuDeviceTotalMem_v2(self, memory: Any, handle: ctypes.c_int) -> int:
+        memory._obj.value = 24 << 30
+        return 0
+
     def cuDriverGetVersion(self, version: Any) -> int:
         version._obj.value = 13020
         return 0
@@ -34,7 +38,7 @@ def one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("one_gpu")
 def test_a_gpu_is_what_the_driver_says() -> None:
-    assert gpu_of(0) == Gpu("NVIDIA Test", "GPU-00010203-0405-0607-0809-0a0b0c0d0e0f", "13.2")
+    assert gpu_of(0) == Gpu("NVIDIA Test", "GPU-00010203-0405-0607-0809-0a0b0c0d0e0f", "13.2", 24 << 30)
     assert gpu_of(1) is None
 
 

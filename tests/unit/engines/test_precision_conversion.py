@@ -197,6 +197,7 @@ def test_fp8_hands_modelopt_the_bare_network_and_what_it_is_fed(monkeypatch: pyt
         asked.update(wishes)
         model = onnx.load(path)
         asked["operators"] = {node.op_type for node in model.graph.node}
+        model.graph.initializer.append(helper.make_tensor("zero", TensorProto.FLOAT8E4M3FN, [], [0.0]))
         onnx.save(model, wishes["output_path"])
 
     _modelopt(monkeypatch, quantize)
@@ -207,6 +208,15 @@ def test_fp8_hands_modelopt_the_bare_network_and_what_it_is_fed(monkeypatch: pyt
     assert asked["calibration_data"]["model/image"].shape == (len(PICTURES), 3, SIDE_PX, SIDE_PX)
     assert "TopK" not in asked["operators"]
     np.testing.assert_array_equal(_outputs(converted)["scores"], _outputs(fused)["scores"])
+
+
+def test_what_modelopt_leaves_as_it_is_is_not_called_fp8(monkeypatch: pytest.MonkeyPatch) -> None:
+    def quantize(path: str, **wishes: Any) -> None:
+        onnx.save(onnx.load(path), wishes["output_path"])
+
+    _modelopt(monkeypatch, quantize)
+    with pytest.raises(BuildFailed, match="no layer that fp8 makes faster"):
+        convert(small_classifier(), "fp8", target="tensorrt", calibration=PICTURES)
 
 
 def test_what_modelopt_raises_becomes_a_failed_build(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import threading
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,7 @@ from foveate.engines.cuda import Device, jpeg_decoder
 from foveate.engines.engine_record import MemoryPlan
 from foveate.engines.tensorrt_engine import TensorRtEngine, TensorRtRtxEngine
 from foveate.engines.tensorrt_library import tensorrt_library
+from foveate.tools.gpu_report.shared_pages import shared_pages
 from support import fake_tensorrt_runtime
 from support.cpu_codec import CpuCodec, OneCubin
 from support.engine_records import engine_record
@@ -59,9 +61,10 @@ class Rig:
         return self.kind(self.path, **(defaults | settings))
 
     def assert_nothing_left(self) -> None:
-        if self.library.alive:
+        if self.library.alive or self.cuda.leaks:
             gc.collect()  # an error's traceback may be a cycle
         assert self.cuda.leaks == []
+        assert self.cuda.staged == [], "every copy is asynchronous"
         assert self.library.alive == []
 
 
@@ -238,6 +241,53 @@ def test_every_size_has_run_before_the_first_frame(rig: Rig) -> None:
         assert len(rig.library.runs) == 4, "what is compiled for one slot serves the others"
 
 
+# Inputs in memory that other processes write to.
+
+
+def test_shared_memory_is_copied_from_where_it_lies(rig: Rig) -> None:
+    pixels = shared_pages((4, 4, 4, 3), np.uint8)
+    with rig.engine() as engine:
+        slot = engine.new_slot({"pixels": pixels})
+        assert slot.inputs["pixels"] is pixels
+        fill(slot)
+        engine.run(slot, 4)
+        rig.cuda.log.clear()
+        engine.run(slot, 2)
+        (copy,) = [work for work in rig.cuda.log if work.what == "copy to device"]
+        assert copy.reads == [(pixels.ctypes.data, pixels.ctypes.data + 2 * 48)]
+        assert "registered memory" in rig.cuda.live.values()
+        assert engine.memory.pinned_bytes == 4 * (48 + 20 + 16)
+        before = pixels.copy()
+    rig.assert_nothing_left()
+    np.testing.assert_array_equal(pixels, before, "it is its owner's as before")
+
+
+@pytest.mark.parametrize("code", [1, 2, 712, 800, 801])
+def test_memory_that_cannot_be_page_locked_is_copied_once_more(
+    rig: Rig, caplog: pytest.LogCaptureFixture, code: int
+) -> None:
+    pixels = shared_pages((4, 4, 4, 3), np.uint8)
+    with rig.engine() as engine:
+        rig.cuda.fail("host_register", code)
+        slot = engine.new_slot({"pixels": pixels})
+        assert not np.may_share_memory(slot.inputs["pixels"], pixels)
+        assert (
+            f"slot 0 has 'pixels' copied once more on the host, as its memory cannot be page-locked: host_register "
+            f"failed with a failure of the test's ({code})" in caplog.text
+        )
+        engine.run(slot, 4)
+    rig.assert_nothing_left()
+
+
+def test_a_device_that_is_lost_takes_no_memory(rig: Rig) -> None:
+    engine = rig.engine()
+    engine.load()
+    rig.cuda.fail("host_register", ILLEGAL_ADDRESS)
+    with pytest.raises(DeviceLost):
+        engine.new_slot({"pixels": shared_pages((4, 4, 4, 3), np.uint8)})
+    engine.close()
+
+
 # Pixels that are on the device already.
 
 
@@ -310,9 +360,6 @@ def test_encoded_rows_are_placed_and_the_hosts_not_copied(rig: Rig, codec: CpuCo
         engine.run(slot, 4)
         spans = [work.reads[0] for work in rig.cuda.log if work.what == "copy to device"]
         assert [(start - slot.inputs["pixels"].ctypes.data) // 48 for start, _ in spans] == [1, 3]
-        for address in codec.held:
-            with engine._device.current():
-                rig.cuda.memory_free(address)
     rig.assert_nothing_left()
 
 
@@ -379,12 +426,95 @@ def test_a_fault_of_the_decoder_is_one_of_the_engines(rig: Rig, codec: CpuCodec)
         engine.run(slot, 4)
 
 
+def test_a_batch_that_fails_while_it_is_decoded_leaves_nothing_under_way(rig: Rig, codec: CpuCodec) -> None:
+    """Its kernels write rows to which the next run copies the host's."""
+    with rig.engine() as engine:
+        slot = engine.new_slot()
+        engine.open_decoder()
+        for call in ("event_record", "event_synchronize"):
+            rig.cuda.fail(call, INVALID_VALUE)
+            with pytest.raises(DeviceError):
+                engine.place_encoded(slot, [jpeg_row(0), jpeg_row(2)])
+            assert all(work.done for work in rig.cuda.log)
+            rig.cuda.log.clear()
+            engine.run(slot, 4)
+            copied = [end - start for w in rig.cuda.log if w.what == "copy to device" for start, end in w.reads]
+            assert copied == [4 * 48], "no row is the device's"
+    rig.assert_nothing_left()
+
+
+def test_a_device_lost_behind_a_fault_of_the_decoder_is_seen(rig: Rig, codec: CpuCodec) -> None:
+    def fault(*_: Any, **__: Any) -> Any:
+        rig.cuda.fail("synchronize", ILLEGAL_ADDRESS)
+        raise RuntimeError("nvJPEG: internal error")
+
+    with rig.engine() as engine:
+        slot = engine.new_slot()
+        engine.open_decoder()
+        codec.decode = fault  # type: ignore[method-assign]
+        with pytest.raises(DeviceLost):
+            engine.place_encoded(slot, [jpeg_row(0)])
+        with pytest.raises(DeviceLost):
+            engine.run(slot, 1)
+
+
+def test_what_a_decoder_has_placed_goes_with_it(rig: Rig, codec: CpuCodec) -> None:
+    """A run would wait for an event that is no more."""
+    with rig.engine() as engine:
+        slot = engine.new_slot()
+        engine.open_decoder()
+        assert engine.place_encoded(slot, [jpeg_row(0)]) == [True]
+        engine.close_decoder()
+        rig.cuda.log.clear()
+        engine.run(slot, 2)
+        assert [work.reads[0] for work in rig.cuda.log if work.what == "copy to device"] == [
+            (slot.inputs["pixels"].ctypes.data, slot.inputs["pixels"].ctypes.data + 2 * 48)
+        ]
+        assert engine.place_encoded(slot, [jpeg_row(0)]) == [False]
+
+
+def test_an_engine_that_is_closed_while_pictures_wait_decodes_none_of_them(rig: Rig, codec: CpuCodec) -> None:
+    """Closing waits for whoever decodes, and who comes after it is told."""
+    engine = rig.engine()
+    engine.load()
+    slot = engine.new_slot()
+    engine.open_decoder()
+    under_way, go_on, told = threading.Event(), threading.Event(), []
+    decode = codec.decode
+
+    def slow(*arguments: Any, **wishes: Any) -> Any:
+        under_way.set()
+        assert go_on.wait(20)
+        return decode(*arguments, **wishes)
+
+    codec.decode = slow  # type: ignore[method-assign]
+    placing = threading.Thread(target=lambda: told.append(engine._place_encoded_impl(slot, [jpeg_row(0)])))
+    placing.start()
+    assert under_way.wait(20)
+    closing = threading.Thread(target=engine.close)
+    closing.start()
+    go_on.set()
+    placing.join(20)
+    closing.join(20)
+    assert told == [[True]]
+    with pytest.raises(EngineError, match="is closed"):
+        engine._place_encoded_impl(slot, [jpeg_row(0)])
+    rig.assert_nothing_left()
+
+
+def test_a_device_without_room_for_a_decoder_decodes_none(rig: Rig, codec: CpuCodec) -> None:
+    with rig.engine() as engine:
+        rig.cuda.fail("module_load", 2)
+        assert not engine.open_decoder()
+    rig.assert_nothing_left()
+
+
 # Failures.
 
 
 def calls_until_ready(rig: Rig) -> int:
     with rig.engine(max_batch=2) as engine:
-        engine.new_slot()
+        engine.new_slot({"pixels": shared_pages((2, 4, 4, 3), np.uint8)})
         return rig.cuda.call_count
 
 
@@ -396,7 +526,7 @@ def test_a_failure_at_any_call_leaves_nothing(backend: str, request: pytest.Fixt
         rig.cuda.fail(call, INVALID_VALUE)
         try:
             engine.load()
-            engine.new_slot()
+            engine.new_slot({"pixels": shared_pages((2, 4, 4, 3), np.uint8)})
         except DeviceError:
             pass
         finally:

@@ -12,8 +12,19 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
-from foveate.engines import DeviceLost, DeviceOutOfMemory, EngineInfo, RunTimes, Slot, TensorSpec  # noqa: E402
+from foveate.engines import (  # noqa: E402
+    DeviceLost,
+    DeviceOutOfMemory,
+    EngineInfo,
+    EngineUnavailable,
+    RunTimes,
+    Slot,
+    TensorSpec,
+)
+from foveate.engines.cuda import Device  # noqa: E402
 from foveate.engines.torch_runtime import CudaRunner, cuda, open_program  # noqa: E402
+from foveate.tools.gpu_report.shared_pages import shared_pages  # noqa: E402
+from support.fake_cuda import FakeCuda  # noqa: E402
 from support.models import COLOUR_MEAN  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -228,6 +239,80 @@ def test_errors_of_the_device_are_told_from_those_of_a_batch(
     with pytest.raises(raised, match=str(failure)):
         runner.run(0, 1)
     runner.run(0, 2)  # the lock is free again
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    """The driver under torch, as far as it page-locks memory."""
+    made = FakeCuda()
+    monkeypatch.setattr(Device, "open", made.open)
+    return made
+
+
+def test_shared_memory_is_copied_from_where_it_lies(driver: FakeCuda, runner: CudaRunner) -> None:
+    shared = [{spec.name: shared_pages((2, *spec.shape), spec.dtype) for spec in runner._info.inputs} for _ in range(2)]
+    slots = [runner.new_slot(index, given) for index, given in enumerate(shared)]
+    for slot, given in zip(slots, shared, strict=True):
+        for name, rows in given.items():
+            assert slot.inputs[name] is rows
+            rows[:] = np.random.default_rng(slot.index).integers(0, 256, rows.shape)
+    own = runner.new_slot(2)
+    for slot in slots:
+        for name, rows in slot.inputs.items():
+            own.inputs[name][:] = rows
+        for each in (slot, own):
+            runner.run(each.index, 2)
+        for name, rows in own.outputs.items():
+            np.testing.assert_array_equal(slot.outputs[name], rows)
+    assert driver.leaks == ["registered memory"] * 2
+    runner.close()
+    assert driver.leaks == []
+    assert driver.closed
+
+
+@pytest.mark.parametrize("reason", ["the system's limit", "no bindings"])
+def test_memory_that_cannot_be_page_locked_is_copied_once_more(
+    driver: FakeCuda,
+    runner: CudaRunner,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    reason: str,
+) -> None:
+    def missing(index: int) -> Any:
+        raise EngineUnavailable("no bindings")
+
+    driver.fail("host_register", 800)
+    if reason == "no bindings":
+        monkeypatch.setattr(Device, "open", missing)
+    given = {spec.name: shared_pages((2, *spec.shape), spec.dtype) for spec in runner._info.inputs}
+    slot = runner.new_slot(0, given)
+    for name, rows in given.items():
+        assert not np.may_share_memory(slot.inputs[name], rows)
+    assert "copied once more on the host" in caplog.text
+    assert driver.leaks == []
+
+
+def test_a_slot_that_cannot_be_made_gives_memory_back(
+    driver: FakeCuda, runner: CudaRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(runner, "_captured", full)
+    given = {spec.name: shared_pages((2, *spec.shape), spec.dtype) for spec in runner._info.inputs}
+    with pytest.raises(DeviceOutOfMemory):
+        runner.new_slot(0, given)
+    assert driver.leaks == []
+
+
+def test_closing_on_a_lost_device_ends_well(gpu: FakeGpu, runner: CudaRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(_device: Any) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    runner.new_slot(0)
+    monkeypatch.setattr(torch.cuda, "synchronize", lost)
+    runner.close()
+    assert runner._flights == []
 
 
 def test_close_waits_for_the_gpu_before_graphs_are_given_up(gpu: FakeGpu, runner: CudaRunner) -> None:

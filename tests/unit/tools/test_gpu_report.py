@@ -7,6 +7,7 @@ import lzma
 import os
 import select
 import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,13 +21,30 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import foveate.tools.gpu_report.__main__ as command
-from foveate.engines import ConfigError, FakeEngine, RunTimes
+from foveate.engines import ConfigError, FakeEngine, RunTimes, Slot
 from foveate.engines.machine import gpu_of
-from foveate.tools.gpu_report import child, engine_jobs, libraries, machine_jobs, outside_jobs, plan_jobs
+from foveate.tools.gpu_report import (
+    child,
+    copy_jobs,
+    engine_jobs,
+    libraries,
+    machine_jobs,
+    outside_jobs,
+    plan,
+    plan_jobs,
+)
 from foveate.tools.gpu_report.child import Job, JobResult, run_job
 from foveate.tools.gpu_report.engine_jobs import FlightRecord
-from foveate.tools.gpu_report.plan import Section, engine_section, plan_section, run_section
+from foveate.tools.gpu_report.plan import (
+    Section,
+    copy_section,
+    engine_section,
+    plan_section,
+    run_section,
+)
+from foveate.tools.gpu_report.shared_pages import shared_pages
 from foveate.tools.gpu_report.tables import markdown, show, tables
+from support.fake_cuda import FakeCuda
 from support.models import COLOUR_MEAN
 from support.networks import small_classifier
 
@@ -215,6 +233,8 @@ def test_an_engine_is_measured(tmp_path: Path) -> None:
     assert kept["engine"]["device"] == "cpu"
     assert kept["profile"]["latency"]["buckets"] == [1, 2]
     assert [each["batch"] for each in kept["overlap"]] == [1, 2]
+    assert kept["shared_inputs"]["in_place"]
+    assert kept["shared_inputs"]["batch"] == 2
     assert kept["growth"]["batches"] >= 10
     assert len(kept["growth"]["readings_bytes"]["process"]) == 11
     assert not any(name.endswith("_error") for name in kept)
@@ -296,8 +316,70 @@ def test_the_tests_results_are_summed_up(tmp_path: Path) -> None:
 def test_without_a_checkout_there_are_no_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outside_jobs, "_checkout", lambda: None)
     kept = Kept()
-    outside_jobs.tests({"work": "."}, 1.0, kept)
+    outside_jobs.tests({"work": ".", "paths": ["tests/gpu"], "without": []}, 1.0, kept)
     assert "no checkout" in kept["why_not"]
+
+
+def test_tests_that_this_version_has_not_are_left_out() -> None:
+    kept = Kept()
+    outside_jobs.tests({"work": ".", "paths": ["tests/gpu/test_of_tomorrow.py"], "without": []}, 1.0, kept)
+    assert "no tests/gpu/test_of_tomorrow.py" in kept["why_not"]
+
+
+def test_every_test_of_the_gpu_is_in_one_job() -> None:
+    video, everything = (job.arguments for job in plan.tests_section("work").jobs)
+    assert everything["paths"] == ["tests/gpu"]
+    assert everything["without"] == video["paths"]
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_copies_are_measured_in_every_way(refused: bool) -> None:
+    cuda = FakeCuda()
+    device = cuda.open()
+    with device.current():
+        if refused:
+            cuda.fail("host_register", 800)
+        found = copy_jobs.measure_copies(device, 4096, 0.01)
+    assert set(found) == {"pinned", "not registered", "staged", "registered"}
+    assert cuda.staged == ["copy to device"] * (found["not registered"]["rounds"] + 1), "all others are asynchronous"
+    assert cuda.leaks == []
+    if refused:
+        assert "(800)" in found["registered"]["why_not"]
+    else:
+        assert found["registered"]["gb_per_s"] > 0
+    assert copy_section({}).jobs == ()
+    job = {"name": "copies", "status": "ok", "seconds": 1.0, "why": "", "found": {"copies": {"4 KiB": found}}}
+    section = {"name": "copies", "title": "Copies", "jobs": [job], "why_empty": ""}
+    _, table = tables({"date": "", "command": "", "seconds": 1, "minutes": 1, "sections": [section]})
+    assert [row[:2] for row in table.rows] == [("4 KiB", way) for way in found]
+    assert len({len(row) for row in table.rows}) == 1
+    if refused:
+        assert "(800)" in table.rows[-1][2]
+
+
+def test_shared_memory_that_an_engine_does_not_read_is_copied_for_it() -> None:
+    class Apart(FakeEngine):
+        def _new_slot_over_impl(self, index: int, inputs: Any) -> Slot:
+            return self._new_slot_impl(index)
+
+    with Apart(input_shape=(2, 2, 3), max_batch=2, max_in_flight=2) as engine:
+        given = [{"pixels": shared_pages((2, 2, 2, 3), np.uint8)} for _ in range(2)]
+        found = engine_jobs.shared_inputs(engine, given, 0.01)
+    assert not found["in_place"]
+    assert found["in_flight"] == 2
+
+
+def test_a_program_that_takes_too_long_may_write_down_what_it_has() -> None:
+    """As pytest does when it is interrupted; one that does not end is killed."""
+    polite = "import threading\ntry: threading.Event().wait()\nexcept KeyboardInterrupt: print('so far: 7')"
+    code, output = outside_jobs._run([sys.executable, "-c", polite], 3.0)
+    assert (code, "so far: 7" in output) == (None, True)
+
+
+def test_a_program_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outside_jobs, "_INTERRUPTED_S", 0.1)
+    deaf = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint('begun', flush=True)\nsignal.pause()"
+    assert outside_jobs._run([sys.executable, "-c", deaf], 3.0) == (None, "begun\n")
 
 
 def test_without_the_load_tool_the_report_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,6 +397,7 @@ FOUND: dict[str, dict[str, Any]] = {
         "imports": {"onnxruntime": IMPORTED, "torch": {"why_not": "No module | here"}},
     },
     "models": {"models": [MODEL]},
+    "tests of video decoding": {"why_not": "there is no tests/gpu/test_video_decoding.py in this version"},
     "tests of the GPU": {"counts": {"skipped": 3}, "failed": {}, "skipped": {"no GPU": 3}},
     "tiny fp32 on onnxruntime": {
         "profile": {
@@ -323,6 +406,8 @@ FOUND: dict[str, dict[str, Any]] = {
             "rates": [{"batch": 1, "in_flight": 1, "frames_per_s": 900.0, "watts": 90.0}],
         },
         "overlap": [engine_jobs._overlap_figures(4, 2, [flight(0, 0, 10)], [flight(0, 0, 10), flight(1, 6, 16)])],
+        "shared_inputs": {"in_place": True}
+        | engine_jobs._overlap_figures(4, 1, [flight(0, 0, 10)], [flight(0, 0, 10)]),
         "growth": {"batches": 50, "readings_bytes": {}, "grown_bytes": {"process": 1 << 20}},
         "overlap_error": "ZeroDivisionError",
     },
@@ -353,7 +438,8 @@ def invoke(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tup
 def test_the_report_is_written_for_programs_and_for_people(invoke: Callable[..., tuple[str, Path]]) -> None:
     printed, out = invoke("--cpu", "--minutes", "5")
     report = json.loads((out / "report.json").read_text())
-    assert [section["name"] for section in report["sections"]] == ["machine", "tests", "plans", "engines", "load"]
+    names = [section["name"] for section in report["sections"]]
+    assert names == ["machine", "tests", "copies", "plans", "engines", "load"]
     assert report["command"].startswith("python")
     page = (out / "report.md").read_text()
     assert "| tiny fp32 on onnxruntime | 1 | 1.000 | 1.500 | 1.50 | 900.0 | 90 | 0.1000 |" in page

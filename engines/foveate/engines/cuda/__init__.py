@@ -10,6 +10,7 @@ from foveate.engines.cuda.device import (
     Module,
     PinnedBuffer,
     PooledBuffer,
+    RegisteredMemory,
     Stream,
 )
 from foveate.engines.cuda.layer import CudaLayer
@@ -30,6 +31,7 @@ __all__ = [
     "PinnedBuffer",
     "PooledBuffer",
     "Rectangle",
+    "RegisteredMemory",
     "Stream",
     "compile_cubin",
 ]

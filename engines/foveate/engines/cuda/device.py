@@ -30,6 +30,7 @@ __all__ = [
     "Module",
     "PinnedBuffer",
     "PooledBuffer",
+    "RegisteredMemory",
     "Stream",
 ]
 
@@ -129,6 +130,17 @@ class PinnedBuffer(_Resource):
         super().__init__(layer, layer.pinned_alloc(max(nbytes, 1)), layer.pinned_free)
         self.nbytes = nbytes
         self.array: NDArray[Any] = self._handle[:nbytes].view(dtype).reshape(shape)
+
+
+class RegisteredMemory(_Resource):
+    """Host memory of somebody else's, page-locked until `close`; it is theirs as before, also while it is registered.
+
+    Copies of other host memory are not asynchronous: the driver copies it once more, and the thread waits for that.
+    """
+
+    def __init__(self, layer: CudaLayer, array: NDArray[Any]) -> None:
+        super().__init__(layer, layer.host_register(array), layer.host_unregister)
+        self.array = array  # not unmapped before it is unregistered
 
 
 class DeviceBuffer(_Resource):
@@ -260,6 +272,13 @@ class Device:
     def new_pinned(self, shape: tuple[int, ...], dtype: DTypeLike) -> PinnedBuffer:
         """Zeroed page-locked memory."""
         return PinnedBuffer(self._layer, shape, dtype)
+
+    def register(self, array: NDArray[Any]) -> RegisteredMemory:
+        """Page-lock a C-contiguous array that begins on a page of its own, such as memory that processes share.
+
+        Raises: DeviceError where the driver, or the system's limits, do not allow it.
+        """
+        return RegisteredMemory(self._layer, array)
 
     def new_buffer(self, nbytes: int) -> DeviceBuffer:
         return DeviceBuffer(self._layer, nbytes)

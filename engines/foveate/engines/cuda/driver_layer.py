@@ -105,6 +105,13 @@ class DriverLayer(CudaLayer):
     def pinned_free(self, memory: Bytes) -> None:
         self._call(self._driver.cuMemFreeHost, memory.ctypes.data)
 
+    def host_register(self, memory: NDArray[Any]) -> Handle:
+        self._call(self._driver.cuMemHostRegister, memory.ctypes.data, memory.nbytes, 0)
+        return memory.ctypes.data
+
+    def host_unregister(self, registered: Handle) -> None:
+        self._call(self._driver.cuMemHostUnregister, registered)
+
     def memory_alloc(self, nbytes: int) -> int:
         return int(self._call(self._driver.cuMemAlloc, nbytes))
 

@@ -45,16 +45,22 @@ class JpegDecoder:
 
         That is one which this decoder does not take, which is cut off or corrupt, or which has not the pixels that it
         was said to have: the decoder on the CPU tells which.
-        Returns once the pixels are there, so that a fault on the device is this batch's and nobody else's.
+        Returns once the pixels are there, so that a fault on the device is this batch's and nobody else's; where it
+        fails, nothing of it is under way any more.
         Units: row_size is (width, height) in pixels.
         Raises: DeviceError.
         """
-        streams = [self._code_stream(jpeg.data) for jpeg in jpegs]
-        images = self._decoder.decode(streams, params=self._parameters, cuda_stream=self._stream.address)
         placed = self._event_of(rows)
-        decoded = [self._place(jpeg, image, rows, row_size) for jpeg, image in zip(jpegs, images, strict=True)]
-        placed.record(self._stream)
-        placed.synchronize()  # the images' memory is given back when they go
+        try:
+            streams = [self._code_stream(jpeg.data) for jpeg in jpegs]
+            images = self._decoder.decode(streams, params=self._parameters, cuda_stream=self._stream.address)
+            decoded = [self._place(jpeg, image, rows, row_size) for jpeg, image in zip(jpegs, images, strict=True)]
+            placed.record(self._stream)
+            placed.synchronize()  # the images' memory is given back when they go
+        except BaseException:
+            # What is under way still writes rows that the next run copies to, also on streams of the library's own.
+            self._device.synchronize()
+            raise
         for jpeg, done in zip(jpegs, decoded, strict=True):
             if done:
                 rows.written(jpeg.row, placed.address)

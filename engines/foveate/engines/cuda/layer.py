@@ -98,6 +98,13 @@ class CudaLayer(ABC):
     def pinned_free(self, memory: Bytes) -> None: ...
 
     @abstractmethod
+    def host_register(self, memory: NDArray[Any]) -> Handle:
+        """Page-lock a C-contiguous array of the caller's, on pages of its own, until `host_unregister`."""
+
+    @abstractmethod
+    def host_unregister(self, registered: Handle) -> None: ...
+
+    @abstractmethod
     def memory_alloc(self, nbytes: int) -> int: ...
 
     @abstractmethod

@@ -45,8 +45,10 @@ class PyCudaLayer(DriverLayer):
         self._allocations: dict[int, Any] = {}
 
     def close(self) -> None:
-        self._ask(self._primary.detach)
-        super().close()
+        try:
+            self._ask(self._primary.detach)
+        finally:
+            super().close()
 
     def enter(self) -> None:
         self._ask(self._primary.push)
@@ -70,6 +72,12 @@ class PyCudaLayer(DriverLayer):
     def pinned_free(self, memory: Bytes) -> None:
         owner: Any = memory.base
         self._ask(owner.free)
+
+    def host_register(self, memory: NDArray[Any]) -> Handle:
+        return self._ask(self._pycuda.register_host_memory, memory).base
+
+    def host_unregister(self, registered: Handle) -> None:
+        self._ask(registered.unregister)
 
     def memory_alloc(self, nbytes: int) -> int:
         allocation = self._ask(self._pycuda.mem_alloc, nbytes)

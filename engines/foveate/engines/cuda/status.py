@@ -7,6 +7,7 @@ from foveate.engines.errors import DeviceError, DeviceLost, DeviceOutOfMemory, E
 __all__ = ["error_from_code"]
 
 _OUT_OF_MEMORY = 2
+_PAGE_LOCKING = frozenset(("cuMemHostAlloc", "cuMemHostRegister"))
 _UNAVAILABLE = {
     34: "the program is linked with CUDA's stub library: put the driver's libcuda.so.1 before it in the library path",
     46: "another process holds the GPU: end it, or set the compute mode back to default",
@@ -39,6 +40,10 @@ def error_from_code(call: str, code: int, description: str) -> EngineError:
         return EngineUnavailable(f"{said}: {_UNAVAILABLE[code]}")
     if code in _STICKY:
         return DeviceLost(f"{said}: this process cannot use the GPU any more, restart it")
+    if code == _OUT_OF_MEMORY and call in _PAGE_LOCKING:
+        return DeviceOutOfMemory(
+            f"{said}: the host has no memory left to page-lock, take a smaller batch or fewer slots"
+        )
     if code == _OUT_OF_MEMORY:
         return DeviceOutOfMemory(f"{said}: free memory on the GPU, or take a smaller batch or fewer slots")
     return DeviceError(said)

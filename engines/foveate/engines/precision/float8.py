@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from foveate.engines.errors import BuildFailed, EngineUnavailable
+from foveate.engines.precision.inspection import precision_of
 from foveate.engines.precision.session import Feed
 
 __all__ = ["require_modelopt", "to_float8"]
@@ -36,9 +37,15 @@ def to_float8(network: onnx.ModelProto, feeds: Sequence[Feed], exclude: Collecti
                 high_precision_dtype="fp16",
                 output_path=str(result),
             )
-            return onnx.load(result)
+            quantised = onnx.load(result)
         except Exception as error:  # ModelOpt's exceptions have no common base
             raise BuildFailed(f"ModelOpt cannot quantise the network to fp8 ({error}): build it as fp16") from error
+    if precision_of(quantised) != "fp8":  # it leaves layers of few channels alone, and says so in its log only
+        raise BuildFailed(
+            "ModelOpt finds no layer that fp8 makes faster: convolutions of few channels, and what was excluded, stay "
+            "in fp16; build it as fp16"
+        )
+    return quantised
 
 
 def require_modelopt() -> ModuleType:

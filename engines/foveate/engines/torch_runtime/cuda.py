@@ -10,9 +10,10 @@ one with the computing of another.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +23,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from foveate.engines.contract import EngineInfo, RunTimes, Slot, TensorSpec
-from foveate.engines.errors import DeviceLost, DeviceOutOfMemory, EngineUnavailable
+from foveate.engines.errors import DeviceError, DeviceLost, DeviceOutOfMemory, EngineUnavailable
 from foveate.engines.torch_runtime.cpu import fill_outputs
+from foveate.engines.torch_runtime.page_locking import PageLocked
 from foveate.engines.torch_runtime.programs import Bound, Program
 
 __all__ = ["CudaRunner", "cuda_device"]
+
+_log = logging.getLogger(__name__)
 
 _WARM_UPS = 2
 """Runs before a capture: the first lets cuDNN choose and the libraries load, the second finds all in place."""
@@ -77,16 +81,33 @@ class CudaRunner:
         self._pool = torch.cuda.graph_pool_handle()
         self._enqueueing = threading.Lock()
         self._flights: list[_Flight] = []
+        self._page_locks = ExitStack()
 
-    def new_slot(self, index: int, _inputs: Mapping[str, NDArray[Any]] | None = None) -> Slot:
-        """Pinned host buffers, with their graphs captured for every batch size; a caller's are copied from."""
-        with _device_errors(self._device):
-            return self._prepared(index)
+    def new_slot(self, index: int, inputs: Mapping[str, NDArray[Any]] | None = None) -> Slot:
+        """Pinned host buffers, the caller's where they can be, with graphs captured for every batch size."""
+        with _device_errors(self._device), ExitStack() as undo:
+            slot = self._prepared(index, self._page_locked(inputs, undo) if inputs else {})
+            self._page_locks.push(undo.pop_all())
+        return slot
 
-    def _prepared(self, index: int) -> Slot:
-        inputs, outputs = (
-            [_pinned(self._info, spec) for spec in specs] for specs in (self._info.inputs, self._info.outputs)
-        )
+    def _page_locked(self, inputs: Mapping[str, NDArray[Any]], undo: ExitStack) -> Mapping[str, NDArray[Any]]:
+        """The inputs if they can be page-locked, until `close`; else none."""
+        try:
+            locked = PageLocked(self._device.index or 0, inputs.values())
+        except DeviceLost:
+            raise
+        except (DeviceError, EngineUnavailable) as error:
+            _log.warning("inputs are copied once more on the host, as they cannot be page-locked: %s", error)
+            return {}
+        undo.callback(locked.close)
+        return inputs
+
+    def _prepared(self, index: int, given: Mapping[str, NDArray[Any]]) -> Slot:
+        inputs = [
+            torch.from_numpy(given[spec.name]) if spec.name in given else _pinned(self._info, spec)
+            for spec in self._info.inputs
+        ]
+        outputs = [_pinned(self._info, spec) for spec in self._info.outputs]
         device_inputs, device_outputs = ([host.to(self._device) for host in hosts] for hosts in (inputs, outputs))
         sizes = range(1, self._info.max_batch + 1)
         with self._enqueueing:
@@ -105,7 +126,7 @@ class CudaRunner:
                 *(torch.cuda.Event(enable_timing=True, blocking=True) for _ in range(5)),
             )
         )
-        return Slot(index, _named(self._info.inputs, inputs), _named(self._info.outputs, outputs))
+        return Slot(index, {**_named(self._info.inputs, inputs), **given}, _named(self._info.outputs, outputs))
 
     def run(self, index: int, batch: int) -> RunTimes:
         """Run rows ``[0:batch]`` of a slot; the thread sleeps while the GPU works."""
@@ -130,12 +151,17 @@ class CudaRunner:
         )
 
     def close(self) -> None:
-        """Give graphs, weights and buffers up, when all that runs is over."""
-        torch.cuda.synchronize(self._device)
-        for flight in self._flights:
-            for graph in flight.graphs:
-                graph.reset()
+        """Give graphs, weights and buffers up, when all that runs is over; a lost device keeps what it has."""
+        try:
+            with _device_errors(self._device):
+                torch.cuda.synchronize(self._device)
+                for flight in self._flights:
+                    for graph in flight.graphs:
+                        graph.reset()
+        except DeviceLost as error:
+            _log.debug("nothing was released: %s", error)
         self._flights.clear()
+        self._page_locks.close()
         self._bound.clear()
 
     def _compute_batch(self, flight: _Flight, batch: int) -> None:

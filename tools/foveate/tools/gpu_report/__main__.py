@@ -23,6 +23,7 @@ from foveate.tools.gpu_report.libraries import child_environment, lay_out
 from foveate.tools.gpu_report.plan import (
     WEIGHTS,
     Section,
+    copy_section,
     engine_section,
     load_section,
     machine_section,
@@ -92,6 +93,7 @@ def _run_all(sections: _Sections, work: str, cpu: bool) -> None:
     if not facts.get("gpu") and not cpu:
         sections.say("there is no NVIDIA GPU here: run it with --cpu to measure the CPU instead")
     else:
+        sections.run(copy_section({} if cpu else facts))
         sections.run(plan_section(work, facts, models))
         sections.run(engine_section(work, facts, models, cpu))
     sections.run(load_section(work))

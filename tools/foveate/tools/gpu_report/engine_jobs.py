@@ -14,9 +14,10 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from foveate.engines.build_options import BatchRange, BuildOptions
-from foveate.engines.contract import Engine, RunTimes, Slot
+from foveate.engines.contract import Engine, EngineInfo, RunTimes, Slot
 from foveate.engines.engine_store import EngineStore
 from foveate.engines.errors import EngineUnavailable, FoveateError
 from foveate.engines.memory_accounting import MemoryMeter, ProcessMemory
@@ -25,8 +26,9 @@ from foveate.engines.profile import batch_buckets, fill_slot
 from foveate.engines.profiling import profile_engine
 from foveate.engines.registry import engine_class
 from foveate.tools.gpu_report.child import Keep
+from foveate.tools.gpu_report.shared_pages import shared_pages
 
-__all__ = ["FlightRecord", "measure", "memory_growth", "new_engine", "overlap", "record_flights"]
+__all__ = ["FlightRecord", "measure", "memory_growth", "new_engine", "overlap", "record_flights", "shared_inputs"]
 
 _GRAPH_BACKENDS = ("onnxruntime", "torch")
 """They run the ONNX file itself; the others run a plan that is built from it."""
@@ -55,6 +57,7 @@ def measure(arguments: dict[str, Any], seconds: float, keep: Keep) -> None:
     end = time.monotonic() + seconds
     engine = new_engine(arguments, keep)
     started = time.monotonic()
+    given: list[dict[str, NDArray[Any]]] = []  # outlives the engine
     with engine:
         info = engine.info
         keep("load_seconds", round(time.monotonic() - started, 3))
@@ -65,6 +68,9 @@ def measure(arguments: dict[str, Any], seconds: float, keep: Keep) -> None:
         slots = [engine.new_slot() for _ in range(info.max_in_flight)]
         with _kept_failure(keep, "overlap"):
             keep("overlap", overlap(engine, slots, max(0.5, (end - time.monotonic()) * 0.5)))
+        with _kept_failure(keep, "shared_inputs"):
+            given += [_shared_inputs(info) for _ in slots]
+            keep("shared_inputs", shared_inputs(engine, given, max(0.3, (end - time.monotonic()) * 0.3)))
         with _kept_failure(keep, "growth"):
             keep("growth", memory_growth(engine, slots[0], max(0.5, (end - time.monotonic()) * 0.8)))
 
@@ -95,20 +101,27 @@ def record_flights(
     batch: int,
     seconds: float,
     clock_ns: Callable[[], int] = time.monotonic_ns,
+    fill: Callable[[int], object] | None = None,
 ) -> list[FlightRecord]:
-    """Batches back to back in all these slots, a thread for each, in the order in which they began."""
+    """Batches back to back in all these slots, a thread for each, in the order in which they began.
+
+    `fill` is called before each run, and counted to it, with the slot's place in `slots`.
+    """
     end_ns = clock_ns() + round(seconds * 1e9)
 
-    def fly(slot: Slot) -> list[FlightRecord]:
+    def fly(place: int, slot: Slot) -> list[FlightRecord]:
         records: list[FlightRecord] = []
         while len(records) < 2 or clock_ns() < end_ns:
             started_ns = clock_ns()
+            if fill:
+                fill(place)
             times = engine.run(slot, batch)
             records.append(FlightRecord(slot.index, started_ns, clock_ns(), times))
         return records
 
     with ThreadPoolExecutor(len(slots)) as pool:
-        return sorted((each for flown in pool.map(fly, slots) for each in flown), key=lambda each: each.started_ns)
+        flown = list(pool.map(fly, range(len(slots)), slots))
+    return sorted((each for records in flown for each in records), key=lambda each: each.started_ns)
 
 
 def overlap(engine: Engine, slots: Sequence[Slot], seconds: float) -> list[dict[str, Any]]:
@@ -124,6 +137,32 @@ def overlap(engine: Engine, slots: Sequence[Slot], seconds: float) -> list[dict[
         together = record_flights(engine, slots, batch, share)
         results.append(_overlap_figures(batch, len(slots), alone, together))
     return results
+
+
+def shared_inputs(engine: Engine, given: Sequence[dict[str, NDArray[Any]]], seconds: float) -> dict[str, Any]:
+    """The largest batch from memory that other processes write to, as the lanes of an engine process have it.
+
+    Where the engine does not read from there itself, the time includes copying it to where the engine does.
+    """
+    slots = [engine.new_slot(each) for each in given]
+    for slot, rows in zip(slots, given, strict=True):
+        fill_slot(engine, slot)
+        for name in rows:
+            rows[name][:] = slot.inputs[name]
+    in_place = all(slot.inputs[name] is rows[name] for slot, rows in zip(slots, given, strict=True) for name in rows)
+
+    def fill(place: int) -> None:
+        for name, rows in given[place].items():
+            slots[place].inputs[name][:] = rows
+
+    batch, how = engine.info.max_batch, None if in_place else fill
+    alone = record_flights(engine, slots[:1], batch, seconds / 2, fill=how)
+    together = record_flights(engine, slots, batch, seconds / 2, fill=how)
+    return {"in_place": in_place, **_overlap_figures(batch, len(slots), alone, together)}
+
+
+def _shared_inputs(info: EngineInfo) -> dict[str, NDArray[Any]]:
+    return {spec.name: shared_pages((info.max_batch, *spec.shape), spec.dtype) for spec in info.inputs}
 
 
 def _overlap_figures(

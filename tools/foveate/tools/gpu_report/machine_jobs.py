@@ -20,10 +20,14 @@ __all__ = ["facts", "models"]
 
 _PACKAGES = (
     "foveate",
+    "av",
     "cuda-bindings",
     "cuda-core",
     "numpy",
     "nvidia-ml-py",
+    "nvidia-modelopt",
+    "nvidia-nvimgcodec-cu12",
+    "nvidia-nvimgcodec-cu13",
     "onnx",
     "onnxconverter-common",
     "onnxruntime",
@@ -35,7 +39,10 @@ _PACKAGES = (
     "torch",
     "torchvision",
 )
-_MODULES = ("onnxruntime", "torch", "tensorrt", "tensorrt_rtx", "cuda.bindings", "cuda.core", "pycuda.driver", "pynvml")
+_MODULES = (
+    *("onnxruntime", "torch", "tensorrt", "tensorrt_rtx", "cuda.bindings", "cuda.core", "pycuda.driver", "pynvml"),
+    "nvidia.nvimgcodec",
+)
 _LIBRARIES = ("libcuda.so.1", "libnvidia-ml.so.1", "libnvcuvid.so.1", "libnvidia-encode.so.1", "libnvrtc.so.13")
 _ASKED = "name,driver_version,compute_cap,memory.total,power.limit,clocks.max.sm,clocks.max.memory,pcie.link.gen.max"
 _IMPORT_S = 60

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -17,16 +18,24 @@ __all__ = ["load", "tests"]
 
 _FOVEATE = (sys.executable, "-m", "foveate.tools.cli")
 _SHOWN_CHARACTERS = 3000
+_INTERRUPTED_S = 15.0
+"""To end after an interrupt; less than what a job may take beyond its time."""
 
 
 def tests(arguments: dict[str, Any], seconds: float, keep: Keep) -> None:
-    """Keep what pytest says about tests/gpu, if this is a checkout."""
+    """Keep what pytest says about some tests, if this is a checkout that has them."""
     root = _checkout()
     if root is None:
         keep("why_not", "this is no checkout: there is no tests/gpu beside the sources")
         return
+    missing = [path for path in arguments["paths"] if not (root / path).exists()]
+    if missing:
+        keep("why_not", f"there is no {', '.join(missing)} in this version")
+        return
     report = Path(arguments["work"]) / "tests.xml"
-    command = [sys.executable, "-m", "pytest", "tests/gpu", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
+    report.unlink(missing_ok=True)  # of another job
+    command = [sys.executable, "-m", "pytest", *arguments["paths"], "-q", "-p", "no:cacheprovider"]
+    command += [f"--junitxml={report}", *(f"--ignore={path}" for path in arguments["without"])]
     keep("command", " ".join(command))
     code, output = _run(command, seconds, root)
     keep("exit_status", code)
@@ -43,14 +52,23 @@ def _checkout() -> Path | None:
 
 
 def _run(command: list[str], seconds: float, folder: Path | None = None) -> tuple[int | None, str]:
-    """The status, None for one that took too long, and what was printed."""
-    try:
-        done = subprocess.run(
-            command, cwd=folder, timeout=seconds, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
-        )
-    except subprocess.TimeoutExpired as error:
-        return None, (error.output or b"").decode(errors="replace")
-    return done.returncode, done.stdout.decode(errors="replace")
+    """The status, None for one that took too long, and what was printed.
+
+    What takes too long is interrupted before it is killed: pytest then writes down what it has.
+    """
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        code: int | None = None
+        try:
+            output, _ = process.communicate(timeout=seconds)
+            code = process.returncode
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            try:
+                output, _ = process.communicate(timeout=_INTERRUPTED_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                output, _ = process.communicate()
+    return code, output.decode(errors="replace")
 
 
 def _summary(report: Path) -> dict[str, Any]:

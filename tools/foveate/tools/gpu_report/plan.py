@@ -12,6 +12,7 @@ from foveate.tools.gpu_report.child import Job, JobResult
 __all__ = [
     "WEIGHTS",
     "Section",
+    "copy_section",
     "engine_section",
     "load_section",
     "machine_section",
@@ -22,7 +23,7 @@ __all__ = [
 
 _PACKAGE = "foveate.tools.gpu_report"
 _COMPILED = ("tensorrt_rtx", "tensorrt")
-WEIGHTS = {"machine": 1.0, "tests": 3.0, "plans": 2.0, "engines": 12.0, "load": 2.0}
+WEIGHTS = {"machine": 1.0, "tests": 4.0, "copies": 0.5, "plans": 2.0, "engines": 12.0, "load": 2.0}
 """How the time is shared out to the sections, by their names."""
 _LEAST_S = 3.0
 """A job with less time than this is not worth beginning."""
@@ -53,7 +54,24 @@ def machine_section(work: str, cpu: bool) -> Section:
 
 
 def tests_section(work: str) -> Section:
-    return Section("tests", "Tests", (Job("tests of the GPU", f"{_PACKAGE}.outside_jobs:tests", {"work": work}),))
+    """The tests of the GPU; those of video apart, as they hang on another library and serve frames."""
+    name = f"{_PACKAGE}.outside_jobs:tests"
+    video = "tests/gpu/test_video_decoding.py"
+    return Section(
+        "tests",
+        "Tests",
+        (
+            # First, as it is the shorter one: what it leaves of the time is the other's.
+            Job("tests of video decoding", name, {"work": work, "paths": [video], "without": []}),
+            Job("tests of the GPU", name, {"work": work, "paths": ["tests/gpu"], "without": [video]}),
+        ),
+    )
+
+
+def copy_section(facts: dict[str, Any]) -> Section:
+    """What copying to this GPU costs, from registered memory and from other."""
+    jobs = (Job("copies to the GPU", f"{_PACKAGE}.copy_jobs:copies"),) if facts.get("gpu") else ()
+    return Section("copies", "Copies to the GPU", jobs, "there is no NVIDIA GPU here")
 
 
 def plan_section(work: str, facts: dict[str, Any], models: list[dict[str, str]]) -> Section:

@@ -124,6 +124,29 @@ def _tests(section: Mapping[str, Any]) -> list[Table]:
     return [*made, *_trouble(section)]
 
 
+def _copies(section: Mapping[str, Any]) -> list[Table]:
+    rows = [
+        (size, way, *_copy_cells(figures))
+        for _, found in _jobs(section)
+        for size, ways in found.get("copies", {}).items()
+        for way, figures in ways.items()
+    ]
+    words = (
+        "The thread is kept until the call returns, the whole ends when the bytes are there. Staged: copied into "
+        "pinned memory first, which is in both."
+    )
+    columns = ("size", "memory", "thread us", "whole us", "GB/s", "register us")
+    return [*([Table(section["title"], columns, tuple(rows), words)] if rows else []), *_trouble(section)]
+
+
+def _copy_cells(figures: Mapping[str, Any]) -> tuple[str, ...]:
+    if "why_not" in figures:
+        return (figures["why_not"], "-", "-", "-")
+    register_us = figures.get("register_us")
+    cells = (f"{figures['thread_us']:.0f}", f"{figures['whole_us']:.0f}", f"{figures['gb_per_s']:.1f}")
+    return (*cells, "-" if register_us is None else f"{register_us:.0f}")
+
+
 def _plans(section: Mapping[str, Any]) -> list[Table]:
     rows = [
         (job["name"], step["step"], f"{step['seconds']:.2f} s", _shortened(step["error"]) or "ok")
@@ -144,6 +167,10 @@ def _engines(section: Mapping[str, Any]) -> list[Table]:
     for job, found in _jobs(section):
         latency += _latency_rows(job["name"], found.get("profile"))
         overlap += [_overlap_row(job["name"], each) for each in found.get("overlap", ())]
+        if "shared_inputs" in found:
+            shared = found["shared_inputs"]
+            how = "read in place" if shared["in_place"] else "copied"
+            overlap.append(_overlap_row(f"{job['name']}, shared memory {how}", shared))
         if "growth" in found:
             growth.append(_growth_row(job["name"], found["growth"]))
     made = [
@@ -245,6 +272,7 @@ def _fenced(text: str) -> str:
 
 
 _SHOWN: dict[str, Callable[[Mapping[str, Any]], Sequence[Table]]] = {
+    "copies": _copies,
     "engines": _engines,
     "load": _load,
     "machine": _machine,
