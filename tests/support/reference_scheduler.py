@@ -6,8 +6,9 @@ It shares nothing with it but the latency model's numbers and the words for what
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 from foveate.service.frame import Verdict
 from foveate.service.prediction import LatencyModel
@@ -42,21 +43,29 @@ class ReferenceScheduler:
     latency: LatencyModel
     max_batch: int
     decoders: int = 1
+    longest_beside_ns: int = 0
+    patience_ns: int | None = None
     waiting: list[ReferenceFrame] = field(default_factory=list)
     budgets: dict[int, tuple[ReferenceStream, int, int]] = field(default_factory=dict)
     virtual_now: dict[int, float] = field(default_factory=dict)
 
     @property
     def cap(self) -> int:
-        line = self.latency.tracked
-        sizes = range(1, min(self.max_batch, line.buckets[-1]) + 1)
-        if line.alpha_ns > 0:
-            sizes = range(1, min(sizes[-1], max(1, math.ceil(9 * line.beta_ns / line.alpha_ns))) + 1)
-        if not self.budgets:
-            return sizes[-1]
+        profile = self.latency.tracked
+        sizes = range(1, min(self.max_batch, profile.buckets[-1]) + 1)
+        alpha_ns, beta_ns = _line(profile.buckets, profile.median_ns)
+        if alpha_ns > 0:
+            sizes = range(1, min(sizes[-1], max(1, math.ceil(9 * beta_ns / alpha_ns))) + 1)
         left = sorted(left_ns for _, left_ns, _ in self.budgets.values())
-        tight_ns = left[int(0.1 * (len(left) - 1))]
-        return max((b for b in sizes if 2 * self.latency.latency_ns(b) + self.latency.margin_ns <= tight_ns), default=1)
+
+        def fits(batch: int) -> bool:
+            run_ns = self.latency.latency_ns(batch)
+            if self.patience_ns is not None and run_ns > self.patience_ns:
+                return False
+            needed_ns = run_ns + max(run_ns, self.longest_beside_ns) + self.latency.margin_ns
+            return not left or needed_ns <= left[int(0.1 * (len(left) - 1))]
+
+        return max(filter(fits, sizes), default=1)
 
     def arrive(self, frame: ReferenceFrame, now_ns: int, free_ns: int) -> list[tuple[int, Verdict]]:
         self.latency.relax(now_ns)
@@ -175,3 +184,12 @@ class ReferenceScheduler:
                 interval_ns = 1e9 / stream.guaranteed_fps
                 if now_ns >= stream.due_ns - _BURST * interval_ns:
                     stream.due_ns = max(stream.due_ns, now_ns) + interval_ns
+
+
+def _line(batches: Sequence[int], latencies_ns: Sequence[int]) -> tuple[Fraction, Fraction]:
+    """Slope and intercept of the line closest to the points, least squares, without rounding."""
+    mean, mean_ns = Fraction(sum(batches), len(batches)), Fraction(sum(latencies_ns), len(batches))
+    spread = sum((batch - mean) ** 2 for batch in batches)
+    rise = sum((batch - mean) * (ns - mean_ns) for batch, ns in zip(batches, latencies_ns, strict=True))
+    alpha_ns = Fraction(rise, spread)
+    return alpha_ns, mean_ns - alpha_ns * mean

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from foveate.engines.errors import BadFrame, BudgetTooSmall, FrameError, Overloaded, UnsupportedFormat
 from foveate.service.config import Limits
@@ -28,6 +29,7 @@ __all__ = [
     "advised_rates",
     "demand_of",
     "fitting_rate",
+    "frame_s",
     "guaranteed_load",
     "load",
     "stream_window",
@@ -81,47 +83,51 @@ def load(options: StreamOptions, latency: LatencyModel, batch_cap: int) -> float
 def guaranteed_load(streams: Sequence[DeviceStream], priority: int, load_of: Callable[[DeviceStream], float]) -> float:
     """The share of a device's time that is spoken for when a stream of this class asks for a guarantee.
 
-    All that higher classes ask for, since they go first, and what is guaranteed to others of the same class.
+    All that higher classes ask for, since they go first, what is guaranteed to others of the same class, and what the
+    cascades of that class take: nothing is guaranteed to a crop, but it runs beside what is.
     """
     return sum(
         load_of(stream)
         for stream in streams
         if stream.options.priority < priority
-        or (stream.options.priority == priority and stream.grant is Grant.GUARANTEED)
+        or (stream.options.priority == priority and (stream.grant is Grant.GUARANTEED or stream.options.crops))
     )
 
 
-def advised_rates(
-    streams: Sequence[DeviceStream], latency: LatencyModel, batch_cap: int, now_ns: int | None = None
-) -> dict[str, float]:
-    """Frames per second that each stream of an engine may expect to be answered OK, by stream id.
+def frame_s(latency: LatencyModel, batch_cap: int) -> float:
+    """The device time that a frame takes in a full batch, in seconds."""
+    return latency.latency_ns(batch_cap) / batch_cap / 1e9
 
-    With the time, what streams send lately is considered; see `fair_rates`.
+
+def advised_rates(streams: Mapping[DeviceStream, float], now_ns: int | None = None) -> dict[str, float]:
+    """Frames per second that each stream of a device may expect to be answered OK, by stream id.
+
+    `streams` says what a frame of each takes of the device, in seconds: engines that share one differ in that. With
+    the time, what streams send lately is considered; see `fair_rates`.
     """
-    demands = [demand_of(stream, now_ns) for stream in streams]
-    return fair_rates(demands, batch_cap / (latency.latency_ns(batch_cap) / 1e9))
+    return fair_rates([demand_of(stream, cost_s, now_ns) for stream, cost_s in streams.items()], 1.0)
 
 
-def fitting_rate(
-    options: StreamOptions, streams: Sequence[DeviceStream], latency: LatencyModel, batch_cap: int, now_ns: int
-) -> float:
-    """Frames per second that one more stream would get as best effort."""
-    newcomer = Demand("", options.priority, options.weight, options.fps)
-    demands = [newcomer, *(demand_of(stream, now_ns) for stream in streams)]
-    return fair_rates(demands, batch_cap / (latency.latency_ns(batch_cap) / 1e9))[newcomer.stream_id]
+def fitting_rate(options: StreamOptions, cost_s: float, streams: Mapping[DeviceStream, float], now_ns: int) -> float:
+    """Frames per second that one more stream would get as best effort beside those of its device."""
+    newcomer = Demand("", options.priority, options.weight, options.fps, cost=cost_s)
+    demands = [newcomer, *(demand_of(stream, each_s, now_ns) for stream, each_s in streams.items())]
+    return fair_rates(demands, 1.0)[newcomer.stream_id]
 
 
-def demand_of(stream: DeviceStream, now_ns: int | None) -> Demand:
-    """What a stream asks of its engine."""
+def demand_of(stream: DeviceStream, cost_s: float, now_ns: int | None) -> Demand:
+    """What a stream asks of its device. Crops come as they are found: their stream asks for no more than it does."""
     options = stream.options
-    return Demand(
+    demand = Demand(
         stream.stream_id,
         options.priority,
         options.weight,
         options.fps,
         stream.grant is Grant.GUARANTEED,
         None if now_ns is None else stream.arrivals.fps(now_ns),
+        cost_s,
     )
+    return replace(demand, fps=demand.soon_fps) if options.crops and demand.sending_fps is not None else demand
 
 
 def stream_window(options: StreamOptions) -> int:
@@ -153,6 +159,8 @@ def admit_frame(job: Job, limits: Limits, shared_memory: bool) -> Answer | None:
             _check_raw_length(job, length)
         elif isinstance(data, SharedMemoryRef):
             raise UnsupportedFormat("shared memory carries raw frames only: open the stream with a raw format")
+        elif options.format.video:
+            job.format = options.format  # what its parameter sets declare is read in the order of decoding
         else:
             _read_header(job, data)
     except FrameError as error:

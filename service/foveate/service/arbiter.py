@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
 
-__all__ = ["Arbiter", "Bid", "Bidder", "next_lane"]
+__all__ = ["Arbiter", "Beside", "Bid", "Bidder", "next_lane"]
 
 L = TypeVar("L")
 
@@ -23,11 +23,23 @@ class Bid(NamedTuple):
     """How long the device may do something else before the first frame of that class is late."""
 
 
+class Beside(NamedTuple):
+    """What lanes mean to another one on their device: frames there wait for runs here, and the other way round."""
+
+    longest_run_ns: int = 0
+    """The longest that they run; 0: nothing is sent to them."""
+    patience_ns: int | None = None
+    """The longest run that their tightest streams can wait for; None: any."""
+
+
 class Bidder(Protocol):
     """A lane, as the others on its device see it."""
 
     def bid(self, now_ns: int, free_ns: int) -> Bid | None:
         """What it asks of a device that is free from `free_ns` on; None: it has nothing to plan, or cannot now."""
+
+    def beside(self, now_ns: int) -> Beside:
+        """What it means to the others."""
 
     def wake(self) -> None:
         """Have it look again whether it can plan."""
@@ -46,7 +58,7 @@ def next_lane(bids: Mapping[L, Bid | None]) -> L | None:
 
 @dataclass(slots=True)
 class _Account:
-    """What a lane has had of the device, in time for each stream of it."""
+    """What a lane has had of the device, in time for each unit of its streams' weight."""
 
     had_ns: float = 0.0
     service_ns: float = 0.0
@@ -56,7 +68,7 @@ class _Account:
 class Arbiter:
     """Decides between the lanes of one device. Guarded by the device's lock.
 
-    Laxity decides while the lanes of the highest class have had about as much of the device, each by the number of its
+    Laxity decides while the lanes of the highest class have had about as much of the device, each by the weight of its
     streams. What a lane did not have while it did not compete is not made up for.
     """
 
@@ -67,9 +79,20 @@ class Arbiter:
         """One more lane on the device."""
         self._lanes[lane] = _Account()
 
+    def beside(self, lane: Bidder, now_ns: int) -> Beside:
+        """What the other lanes mean to this one."""
+        others = [each.beside(now_ns) for each in self._lanes if each is not lane]
+        patience_ns = [each.patience_ns for each in others if each.patience_ns is not None]
+        return Beside(max((each.longest_run_ns for each in others), default=0), min(patience_ns, default=None))
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is one lane only."""
+        return len(self._lanes) == 1
+
     def is_first(self, lane: Bidder, now_ns: int, free_ns: int) -> bool:
         """Whether no other lane goes before this one; the one that does is woken."""
-        if len(self._lanes) == 1:
+        if self.alone:
             return True
         first = self._first({each: each.bid(now_ns, free_ns) for each in self._lanes})
         if first is None or first is lane:
@@ -77,10 +100,10 @@ class Arbiter:
         first.wake()
         return False
 
-    def has_planned(self, lane: Bidder, run_ns: int, streams: int) -> None:
-        """A batch of the lane, which has so many streams, is planned: what others may do has changed."""
+    def has_planned(self, lane: Bidder, run_ns: int, weight: float) -> None:
+        """A batch of the lane, whose streams have so much weight, is planned: what others may do has changed."""
         account = self._lanes[lane]
-        account.service_ns = run_ns / streams
+        account.service_ns = run_ns / weight
         account.had_ns += account.service_ns
         self.wake(but=lane)
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections import OrderedDict
 
-import numpy as np
-
+from foveate.service.arbiter import Beside
 from foveate.service.prediction import LatencyModel
 from foveate.service.waiting_room import StreamShare
 
@@ -15,6 +14,7 @@ __all__ = ["StreamBudgets", "batch_cap"]
 _TIGHT_SHARE = 0.1
 _REMEMBERED_NS = 5_000_000_000
 _MOST_STREAMS = 4096
+_ALONE = Beside()
 
 
 class StreamBudgets:
@@ -37,10 +37,17 @@ class StreamBudgets:
             self._forget(share)
         self._by_stream[share] = (left_ns, now_ns)
         insort(self._ranked, left_ns)
-        oldest = next(iter(self._by_stream))
-        while now_ns - self._by_stream[oldest][1] > _REMEMBERED_NS or len(self) > _MOST_STREAMS:
-            self._forget(oldest)
+        self.forget_old(now_ns)
+        if len(self) > _MOST_STREAMS:
+            self._forget(next(iter(self._by_stream)))
+
+    def forget_old(self, now_ns: int) -> None:
+        """Let go of streams that have not sent for five seconds."""
+        while self._by_stream:
             oldest = next(iter(self._by_stream))
+            if now_ns - self._by_stream[oldest][1] <= _REMEMBERED_NS:
+                return
+            self._forget(oldest)
 
     @property
     def tight_ns(self) -> int | None:
@@ -52,15 +59,19 @@ class StreamBudgets:
         del self._ranked[bisect_left(self._ranked, left_ns)]
 
 
-def batch_cap(latency: LatencyModel, max_batch: int, tight_ns: int | None) -> int:
+def batch_cap(latency: LatencyModel, max_batch: int, tight_ns: int | None, beside: Beside = _ALONE) -> int:
     """The largest batch worth forming where the tightest budgets have `tight_ns` left when they arrive.
 
     Source: min(engine max, ceil(9 beta / alpha), the largest b with 2 l(b) + margin within the tight budgets). Without
     the second term an uncapped batch starves tight budgets; the third lets a frame that arrives just after a batch
-    has started wait for its end and run in the next.
+    has started wait for its end and run in the next. On a shared device the batch that has just started may be another
+    lane's: that one's longest run is waited for in place of the own, and no run here may be longer than what the
+    tightest streams of the others can wait for.
     """
     cap = min(max_batch, latency.fill_cap, len(latency.latencies_ns))
-    if tight_ns is None:
-        return cap
-    fitting = np.searchsorted(latency.latencies_ns, (tight_ns - latency.margin_ns) // 2, side="right")
-    return max(1, min(cap, int(fitting)))
+    if beside.patience_ns is not None:
+        cap = min(cap, latency.largest_within(beside.patience_ns))
+    if tight_ns is not None:
+        left_ns = tight_ns - latency.margin_ns
+        cap = min(cap, latency.largest_within(min(left_ns // 2, left_ns - beside.longest_run_ns)))
+    return max(1, cap)

@@ -1,8 +1,10 @@
 """A lane: one engine, its slots, and the threads that carry batches through them. Lanes of a device share its time.
 
-Each slot has one thread, which takes its batch all the way: plan, have it decoded into the slot, wait for its turn on
+There is a thread for each slot. It takes a batch all the way: plan, have it decoded into the slot, wait for its turn on
 the engine, run, hand over the outputs. While one thread runs its batch the next one plans and has it decoded, so the
-stages of neighbouring batches overlap.
+stages of neighbouring batches overlap. Where another batch waits when a run ends, their threads swap: the one that is
+awake runs the next batch at once, the one that waited hands over the outputs. Otherwise the engine would stand still
+for as long as a thread takes to wake up.
 """
 
 from __future__ import annotations
@@ -12,18 +14,20 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from foveate.engines.contract import Engine, Slot
+from foveate.engines.contract import Engine, RunTimes
 from foveate.engines.errors import DeviceLost, EngineError
-from foveate.service.arbiter import Bid
+from foveate.service.arbiter import Beside, Bid
 from foveate.service.batch import Batch, BatchSlot, Entry, by_ingest
 from foveate.service.boundary import Encoded, LaneStatus, Refused, Row
 from foveate.service.device_time import DeviceTime
 from foveate.service.frame import Ran, Verdict
+from foveate.service.metrics_tables import LaneMeter
 from foveate.service.placing import Placing
 from foveate.service.prediction import LatencyModel
 from foveate.service.scheduler import Plan, Refusal, Scheduler, StreamShare, Waiting
@@ -38,6 +42,16 @@ _TICK_S = 0.001
 
 
 Told = list[tuple[Entry, Refused]]
+
+
+@dataclass(slots=True, eq=False)
+class _Carried:
+    """What a thread of the lane is busy with."""
+
+    slot: int
+    batch: Batch
+    ran: tuple[int, int, RunTimes] | None = None
+    """It has run, from when until when; all that is left to do is to hand it over."""
 
 
 class Lane:
@@ -72,17 +86,20 @@ class Lane:
             latency, info.max_batch, decoders or len(os.sched_getaffinity(0)), hold_ns
         )
         self._planner = threading.Lock()  # one thread plans at a time; the others wait for their turn to plan
-        device_time = device_time or DeviceTime()
+        self.device_time = device_time = device_time or DeviceTime()
         self._lock = device_time.lock  # guards all that follows, and the scheduler and its latency model
         self._arrived = threading.Condition(self._lock)
         self._turns, self._arbiter = device_time.turns, device_time.arbiter
         self._carried = 0  # batches that threads are busy with
+        self._decoded: list[_Carried] = []  # of these, the ones that wait for their turn
         self._held_until_ns = 0
         self._throughput = Throughput()
         self._closing = False
         self._lost = ""
         self.when_lost: Callable[[str], object] | None = None
         """Told once, from a thread of the lane, why its device can do nothing more in this process."""
+        self.meter: LaneMeter | None = None
+        """Told of every run."""
         self._pid = os.getpid()
         self._threads = [
             threading.Thread(target=self._serve, args=(index,), name=f"{info.name}-slot{index}", daemon=True)
@@ -103,7 +120,8 @@ class Lane:
         with self._lock:
             refusals = self._scheduler.arrive(waiting, now_ns, self._turns.free_ns(now_ns))
             self._arrived.notify()
-            self._turns.wake()  # no thread may be free to plan: those that wait to run see to its deadline
+            if self._carried == len(self.slots):
+                self._turns.wake()  # no thread is free to plan: those that wait to run see to its deadline
         _tell(_refused(refusals))
 
     def withdraw(self, share: StreamShare) -> None:
@@ -117,6 +135,10 @@ class Lane:
         can_plan = self._carried < len(self.slots) and now_ns >= self._held_until_ns
         return self._scheduler.bid(now_ns, free_ns) if can_plan else None
 
+    def beside(self, now_ns: int) -> Beside:
+        """See `arbiter.Bidder`."""
+        return self._scheduler.beside(now_ns)
+
     def wake(self) -> None:
         """See `arbiter.Bidder`."""
         self._arrived.notify()
@@ -125,6 +147,11 @@ class Lane:
         """Learn how long an answer took from the end of its run until gRPC had it."""
         with self._lock:
             self.latency.observe_reply(took_ns)
+
+    @property
+    def device(self) -> str:
+        """The device of its engine."""
+        return self._engine.info.device
 
     @property
     def batch_cap(self) -> int:
@@ -176,12 +203,14 @@ class Lane:
 
     def _serve(self, slot: int) -> None:
         while (batch := self._next_batch()) is not None:
+            carried = _Carried(slot, batch)
             try:
-                self._carry(slot, batch)
+                self._carry(carried)
             except Exception as error:  # noqa: BLE001 - the outer edge of the thread: the lane must serve on
                 _log.exception("a batch of %s was lost between its stages", self.pipeline)
-                self._leave(batch)
-                _fail(batch.ready(), f"the service failed: {type(error).__name__}")
+                self._leave(carried)
+                _fail(carried.batch.ready(), f"the service failed: {type(error).__name__}")
+            slot = carried.slot
             with self._lock:
                 self._carried -= 1
 
@@ -205,10 +234,13 @@ class Lane:
         if len(self._scheduler) and not self._arbiter.is_first(self, now_ns, free_ns):
             refused = tuple(self._scheduler.expire(now_ns, free_ns))
             return Plan((), refused, wake_at_ns=self._scheduler.next_expiry_ns())
-        streams = self._scheduler.streams
+        weight = 1.0
+        if not self._arbiter.alone:
+            self._scheduler.share(self._arbiter.beside(self, now_ns))
+            weight = self._scheduler.weight(now_ns)
         plan = self._scheduler.plan(now_ns, free_ns)
         if plan.batch:
-            self._arbiter.has_planned(self, plan.ends_ns - plan.starts_ns, streams)
+            self._arbiter.has_planned(self, plan.ends_ns - plan.starts_ns, weight)
         held_until_ns = plan.wake_at_ns or 0
         if held_until_ns > free_ns and held_until_ns != self._held_until_ns:  # it waits to be filled: others may go
             self._held_until_ns = held_until_ns
@@ -229,26 +261,21 @@ class Lane:
         else:
             self._arrived.wait(None if wake_at_ns is None else (wake_at_ns - now_ns) / 1e9)
 
-    def _carry(self, index: int, batch: Batch) -> None:
+    def _carry(self, carried: _Carried) -> None:
         """Have the batch decoded, run it, and hand over what came out: every frame comes back once."""
         if self._lost:  # what waited when it was
-            self._leave(batch)
-            _fail(batch.ready(), self._lost)
+            self._leave(carried)
+            _fail(carried.batch.ready(), self._lost)
             return
-        slot = self.slots[index]
-        self._prepare(index, batch)
-        if not self._begin(slot, batch):
-            return
-        ready = batch.ready()
-        try:
-            ran = self._run(index, batch, len(ready))
-        except EngineError as error:
-            _log.error("a batch of %d failed in %s: %s", len(ready), self.pipeline, error)
-            _fail(ready, str(error), len(ready))
-            if isinstance(error, DeviceLost):
-                self._lose(str(error))
-            return
-        self._deliver(slot.slot, ready, ran)
+        self._prepare(carried.slot, carried.batch)
+        runs = self._begin(carried)
+        while runs:
+            try:
+                self._run(carried)
+            finally:
+                runs = self._end(carried)
+        if carried.ran:
+            self._deliver(carried)
 
     def _prepare(self, slot: int, batch: Batch) -> None:
         placing = self._placing
@@ -271,34 +298,43 @@ class Lane:
             ingest.prepare(self.pipeline, slot, [Row(entry.frame, rows[entry], encoded) for entry in theirs], done)
         batch.wait_for_pixels()
 
-    def _begin(self, slot: BatchSlot, batch: Batch) -> bool:
-        """Wait for the batch's turn and enter its run; False if none of its frames can be run any more.
+    def _begin(self, carried: _Carried) -> bool:
+        """Wait for the batch's turn and enter its run.
 
+        False if it is not this thread's to run any more: none of its frames is left, or another one has swapped.
         Frames that come to be late meanwhile, in the batch or waiting, are answered at once: the engine ahead
         may be stuck, and no other thread may be free to plan.
         """
         begun: bool | None = None
+        batch = carried.batch
+        with self._lock:
+            self._turns.ready(batch.turn)
+            self._decoded.append(carried)
         while begun is None:
+            late: Told = []
             with self._lock:
-                self._turns.ready(batch.turn)
                 now_ns = time.monotonic_ns()
+                if carried.ran:  # another thread has swapped
+                    begun = False
+                    continue
                 late = self._expire(batch, now_ns)
                 if not batch.ready():
+                    self._decoded.remove(carried)
                     self._turns.pass_on(batch.turn)
                     self._arbiter.wake()  # the device is free earlier than was planned for
                     begun = False
                 elif self._turns.is_up(batch.turn):
-                    self._turns.begin(batch.turn, self.latency.latency_ns(len(batch.ready())), now_ns)
+                    self._enter(carried, now_ns)
                     begun = True
                 elif not late:
                     self._turns.wait(_seconds_until(self._next_expiry_ns(batch), now_ns))
             _tell(late)
-        target = slot.slot.inputs[self._input]
-        for to, (row, entry) in enumerate((row, entry) for row, entry in enumerate(batch.entries) if not entry.out):
-            # A frame before it may have fallen out: close the gap. What is on the device follows in `_run`.
-            if entry not in batch.on_device and (to != row or target is not slot.pixels):
-                target[to] = slot.pixels[row]
         return begun
+
+    def _enter(self, carried: _Carried, now_ns: int) -> None:
+        """The batch, whose turn is up, runs from now on."""
+        self._decoded.remove(carried)
+        self._turns.begin(carried.batch.turn, self.latency.latency_ns(len(carried.batch.ready())), now_ns)
 
     def _expire(self, batch: Batch, now_ns: int) -> Told:
         waiting = self._scheduler.expire(now_ns, self._turns.free_ns(now_ns))
@@ -316,40 +352,48 @@ class Lane:
         ready = batch.ready()
         return self.latency.latency_ns(len(ready)) + self.latency.reply_ns if ready else 0
 
-    def _run(self, index: int, batch: Batch, size: int) -> Ran:
-        """Run the batch whose turn it is, and learn from it."""
+    def _run(self, carried: _Carried) -> None:
+        """Run the batch whose turn it is. Frames of a run that fails are told so."""
+        slot, batch, ready = self.slots[carried.slot], carried.batch, carried.batch.ready()
+        target = slot.slot.inputs[self._input]
+        for to, (row, entry) in enumerate((row, entry) for row, entry in enumerate(batch.entries) if not entry.out):
+            # A frame before it may have fallen out: close the gap.
+            if entry not in batch.on_device and (to != row or target is not slot.pixels):
+                target[to] = slot.pixels[row]
         try:
             if self._placing:
-                self._placing.close_gaps(index, batch)
+                self._placing.close_gaps(carried.slot, batch)
             started_ns = time.monotonic_ns()
-            times = self._engine.run(self.slots[index].slot, size)
-            with self._lock:
-                ended_ns = time.monotonic_ns()
-                self.latency.observe_run(size, ended_ns - started_ns, ended_ns)
-                self._throughput.count(size, started_ns, ended_ns)
-        finally:
-            with self._lock:
-                self._turns.end()
-                self._arbiter.wake()
-        return Ran(
-            size,
-            started_ns,
-            ended_ns,
-            times.copy_in_ns,
-            times.infer_ns,
-            times.copy_out_ns,
-            batch.ends_ns,
-            batch.turn,
-            index,
-            self._pid,
-            batch.placed_ns,
-        )
+            times = self._engine.run(slot.slot, len(ready))
+            carried.ran = (started_ns, time.monotonic_ns(), times)
+        except EngineError as error:
+            _log.error("a batch of %d failed in %s: %s", len(ready), self.pipeline, error)
+            _fail(ready, str(error), len(ready))
+            if isinstance(error, DeviceLost):
+                self._lose(str(error))
 
-    def _leave(self, batch: Batch) -> None:
+    def _end(self, carried: _Carried) -> bool:
+        """Leave the run. True if another batch has been swapped for this one, and is to be run now."""
+        with self._lock:
+            self._turns.end()
+            self._arbiter.wake()
+            now_ns = time.monotonic_ns()
+            waits = next((each for each in self._decoded if self._turns.is_up(each.batch.turn)), None)
+            if waits is None or not carried.ran or waits.batch.late(now_ns, self._needed_ns(waits.batch)):
+                return False
+            self._enter(waits, now_ns)
+            waits.slot, carried.slot = carried.slot, waits.slot
+            waits.batch, carried.batch = carried.batch, waits.batch
+            waits.ran, carried.ran = carried.ran, None
+            return True
+
+    def _leave(self, carried: _Carried) -> None:
         """Give up the batch's turn, if it has not had it."""
         with self._lock:
-            if self._turns.is_planned(batch.turn):
-                self._turns.pass_on(batch.turn)
+            if self._turns.is_planned(carried.batch.turn):
+                self._turns.pass_on(carried.batch.turn)
+            if carried in self._decoded:
+                self._decoded.remove(carried)
             self._arbiter.wake()
 
     def _lose(self, reason: str) -> None:
@@ -359,11 +403,34 @@ class Lane:
         if self.when_lost and not told:
             self.when_lost(reason)
 
-    def _deliver(self, slot: Slot, ready: Sequence[Entry], ran: Ran) -> None:
+    def _deliver(self, carried: _Carried) -> None:
+        """Learn from the run, and hand over what came out."""
+        assert carried.ran is not None
+        batch, (started_ns, ended_ns, times) = carried.batch, carried.ran
+        ready = batch.ready()
+        size = len(ready)
+        with self._lock:
+            self.latency.observe_run(size, ended_ns - started_ns, ended_ns)
+            self._throughput.count(size, started_ns, ended_ns)
+            if self.meter:
+                self.meter.ran(size, ended_ns - started_ns, ended_ns - batch.ends_ns)
+        ran = Ran(
+            size,
+            started_ns,
+            ended_ns,
+            times.copy_in_ns,
+            times.infer_ns,
+            times.copy_out_ns,
+            batch.ends_ns,
+            batch.turn,
+            carried.slot,
+            self._pid,
+            batch.placed_ns,
+        )
+        outputs = self.slots[carried.slot].slot.outputs
         rows = {entry: row for row, entry in enumerate(ready)}
         for ingest, entries in by_ingest(ready).items():
-            outputs = [(entry.frame, _row(slot.outputs, rows[entry])) for entry in entries]
-            ingest.deliver(self.pipeline, ran, outputs)
+            ingest.deliver(self.pipeline, ran, [(entry.frame, _row(outputs, rows[entry])) for entry in entries])
 
 
 def _row(outputs: Mapping[str, NDArray[Any]], row: int) -> dict[str, NDArray[Any]]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from bisect import bisect_left
-from collections import deque
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foveate.engines.profile import LatencyProfile
+from foveate.service.recent import RecentValues
 
 __all__ = ["LatencyModel"]
 
@@ -19,8 +19,11 @@ _WEIGHT = 0.1
 _KNOWN_FOR_RUNS = 64
 """For how many runs a bucket stands on what it has seen itself; after that it goes along with the others."""
 _MOST_RATIO = 1000.0
-_RUN_WINDOW = 256
-_REPLY_WINDOW = 256
+_MOST_GROWTH = 2
+"""What is seen counts as at most so many times what was expected: one stall is not taken at its word."""
+_REMEMBERED_NS = 2_000_000_000
+_REMEMBERED_AT_LEAST = 32
+_REMEMBERED_AT_MOST = 1024
 _SMALLEST_ERROR_NS = 500_000
 _LONGEST_REPLY_NS = 20_000_000
 _IDLE_BEFORE_RELAXING_NS = 1_000_000_000
@@ -39,14 +42,17 @@ class LatencyModel:
         self._ratios = [1.0] * len(profile.buckets)
         self._runs = 0
         self._seen_at: list[int | None] = [None] * len(profile.buckets)
-        self._tracked = profile
-        self._latencies_ns = _table_ns(profile)
-        self._fill_cap = _fill_cap(profile)
-        self._errors: deque[int] = deque(maxlen=_RUN_WINDOW)
-        self._replies: deque[int] = deque(maxlen=_REPLY_WINDOW)
+        self._table = _Table(profile.buckets)
+        self._tracked: LatencyProfile | None = None
+        self._fill_cap: int | None = None
+        self._measured = [index for index, measured in enumerate(profile.measured) if measured]
+        self._errors = RecentValues(_REMEMBERED_NS, _REMEMBERED_AT_LEAST, _REMEMBERED_AT_MOST)
+        self._replies = RecentValues(_REMEMBERED_NS, _REMEMBERED_AT_LEAST, _REMEMBERED_AT_MOST)
         self._last_run_ns: int | None = None
+        self._error_ns = _SMALLEST_ERROR_NS
         self._reply_ns = 0
         self._margin_ns = _SMALLEST_ERROR_NS
+        self._track()
 
     @property
     def profile(self) -> LatencyProfile:
@@ -56,11 +62,19 @@ class LatencyModel:
     @property
     def tracked(self) -> LatencyProfile:
         """The profile as the engine's runs have it now; never falling as the batch grows."""
+        if self._tracked is None:
+            p99_ns = tuple(round(ns * ratio) for ns, ratio in zip(self._profile.p99_ns, self._ratios, strict=True))
+            self._tracked = LatencyProfile(self._profile.buckets, self._medians_ns, p99_ns, self._profile.measured)
         return self._tracked
 
     def latency_ns(self, batch: int) -> int:
         """`l(b)`: the predicted time of one run of this batch, as tracked now."""
-        return self._tracked.latency_ns(batch)
+        by_batch_ns = self._by_batch_ns
+        return by_batch_ns[batch - 1] if 0 < batch <= len(by_batch_ns) else self.tracked.latency_ns(batch)
+
+    def largest_within(self, time_ns: int) -> int:
+        """The largest batch of the profile that is predicted to take no longer; 0: none does."""
+        return bisect_right(self._by_batch_ns, time_ns)
 
     @property
     def latencies_ns(self) -> NDArray[np.int64]:
@@ -71,9 +85,10 @@ class LatencyModel:
     def margin_ns(self) -> int:
         """What is kept free before each deadline: the error of the prediction, and the way of the answer out.
 
-        Source: max(0.5 ms, p99.9 of the prediction error) + p99 of post-processing and sending. The error term
-        is held to one l(1) and the other to 20 ms, so that one stall of the machine cannot make every later
-        frame infeasible.
+        Source: max(0.5 ms, p99.9 of the prediction error) + p99 of post-processing and sending, over the last two
+        seconds or 32 runs. With each run either term grows to at most twice what it was (and 1 ms), so that a stall
+        of the machine is taken for what the engine does only if it comes again; the error term is held to one l(1)
+        and the other to 20 ms.
         """
         return self._margin_ns
 
@@ -90,13 +105,17 @@ class LatencyModel:
     @property
     def fill_cap(self) -> int:
         """The batch beyond which filling gains little: at 9 beta / alpha, 90 % of the engine's best rate."""
+        if self._fill_cap is None:
+            points = [(self._profile.buckets[index], self._medians_ns[index]) for index in self._measured]
+            self._fill_cap = _fill_cap(points)
         return self._fill_cap
 
     def observe_run(self, batch: int, took_ns: int, now_ns: int) -> None:
         """Learn from a finished run of `batch` frames."""
-        self._errors.append(took_ns - self.latency_ns(batch))
+        expected_ns = self.latency_ns(batch)
+        self._errors.add(min(took_ns - expected_ns, _MOST_GROWTH * self._error_ns), now_ns)
         self._runs += 1
-        ratio = took_ns / max(1, self._profile.latency_ns(batch))
+        ratio = min(took_ns, _MOST_GROWTH * expected_ns) / max(1, self._profile.latency_ns(batch))
         self._follow(batch, min(max(ratio, 1 / _MOST_RATIO), _MOST_RATIO))
         self._track()
         self._last_run_ns = now_ns
@@ -104,7 +123,8 @@ class LatencyModel:
 
     def observe_reply(self, took_ns: int) -> None:
         """Learn how long an answer took from the end of its run until gRPC had it."""
-        self._replies.append(took_ns)
+        most_ns = _MOST_GROWTH * max(self._reply_ns, _SMALLEST_ERROR_NS)
+        self._replies.add(min(took_ns, most_ns), self._last_run_ns or 0)
 
     def relax(self, now_ns: int) -> None:
         """Forget a slow spell by halves while nothing runs.
@@ -118,8 +138,7 @@ class LatencyModel:
         self._ratios = [1.0 + (ratio - 1.0) / 2 for ratio in self._ratios]
         self._track()
         for learned in (self._errors, self._replies):
-            for _ in range(math.ceil(len(learned) / 2)):
-                learned.popleft()
+            learned.forget_half()
         self._set_margin()
 
     def _follow(self, batch: int, sample: float) -> None:
@@ -137,35 +156,47 @@ class LatencyModel:
                 self._ratios[index] *= moved
 
     def _track(self) -> None:
-        profile = self._profile
-        median_ns, p99_ns = (
-            tuple(round(ns * ratio) for ns, ratio in zip(column, self._ratios, strict=True))
-            for column in (profile.median_ns, profile.p99_ns)
-        )
-        self._tracked = LatencyProfile(profile.buckets, median_ns, p99_ns, profile.measured)
-        self._latencies_ns = _table_ns(self._tracked)
-        self._fill_cap = _fill_cap(self._tracked)
+        """Bring up to date what is asked for with each decision; the rest is worked out when it is asked for."""
+        medians = (round(ns * ratio) for ns, ratio in zip(self._profile.median_ns, self._ratios, strict=True))
+        self._medians_ns = tuple(accumulate(medians, max))
+        self._latencies_ns = self._table.latencies_ns(self._medians_ns)
+        self._by_batch_ns: list[int] = self._latencies_ns.tolist()
+        self._tracked = None
+        self._fill_cap = None
 
     def _set_margin(self) -> None:
-        error = min(_quantile(self._errors, 0.999), self.latency_ns(1))
-        self._reply_ns = min(_quantile(self._replies, 0.99), _LONGEST_REPLY_NS)
-        self._margin_ns = max(_SMALLEST_ERROR_NS, error) + self._reply_ns
+        self._error_ns = max(_SMALLEST_ERROR_NS, min(self._errors.quantile(0.999), self.latency_ns(1)))
+        self._reply_ns = min(self._replies.quantile(0.99), _LONGEST_REPLY_NS)
+        self._margin_ns = self._error_ns + self._reply_ns
 
 
-def _table_ns(profile: LatencyProfile) -> NDArray[np.int64]:
-    """The latency of every batch up to the largest bucket, as `LatencyProfile.latency_ns` has it."""
-    buckets, median_ns = np.array(profile.buckets), np.array(profile.median_ns)
-    batches = np.arange(1, profile.buckets[-1] + 1)
-    above = np.searchsorted(buckets, batches)
-    below = np.maximum(above - 1, 0)
-    span = np.maximum(buckets[above] - buckets[below], 1)
-    rise_ns = (median_ns[above] - median_ns[below]) * (batches - buckets[below]) // span
-    return median_ns[below] + np.where(above > 0, rise_ns, 0)
+class _Table:
+    """Where each batch up to the largest bucket lies between buckets."""
+
+    def __init__(self, buckets: Sequence[int]) -> None:
+        ends, batches = np.array(buckets), np.arange(1, buckets[-1] + 1)
+        self._above = np.searchsorted(ends, batches)
+        self._below = np.maximum(self._above - 1, 0)
+        first = self._above == 0
+        self._into = np.where(first, 0, batches - ends[self._below])
+        self._span = np.where(first, 1, ends[self._above] - ends[self._below])
+
+    def latencies_ns(self, medians_ns: Sequence[int]) -> NDArray[np.int64]:
+        """The latency of every batch, as `LatencyProfile.latency_ns` has it."""
+        ends_ns = np.array(medians_ns)
+        below_ns: NDArray[np.int64] = ends_ns[self._below]
+        return below_ns + (ends_ns[self._above] - below_ns) * self._into // self._span
 
 
-def _fill_cap(profile: LatencyProfile) -> int:
-    alpha, beta = profile.alpha_ns, profile.beta_ns
-    return max(1, math.ceil(9 * beta / alpha)) if alpha > 0 else 1 << 30
+def _fill_cap(points: Sequence[tuple[int, int]]) -> int:
+    """ceil(9 beta / alpha) of the line closest to (batch, latency), least squares; in whole numbers, so exact."""
+    count = len(points)
+    batches, latencies_ns = sum(batch for batch, _ in points), sum(ns for _, ns in points)
+    rise = count * sum(batch * ns for batch, ns in points) - batches * latencies_ns
+    spread = count * sum(batch * batch for batch, _ in points) - batches * batches
+    if not spread:
+        return 1
+    return max(1, -(-9 * (latencies_ns * spread - rise * batches) // (count * rise))) if rise > 0 else 1 << 30
 
 
 def _shares(buckets: Sequence[int], batch: int) -> list[tuple[int, float]]:
@@ -175,10 +206,3 @@ def _shares(buckets: Sequence[int], batch: int) -> list[tuple[int, float]]:
         return [(above, 1.0)]
     share = (batch - buckets[above - 1]) / (buckets[above] - buckets[above - 1])
     return [(above - 1, 1.0 - share), (above, share)]
-
-
-def _quantile(values: deque[int], share: float) -> int:
-    """The smallest value that at least `share` of the values do not exceed; 0 of none."""
-    if not values:
-        return 0
-    return sorted(values)[math.ceil(share * len(values)) - 1]

@@ -55,6 +55,8 @@ class Demand:
     guaranteed: bool = False
     sending_fps: float | None = None
     """Measured lately; None: too new to tell."""
+    cost: float = 1.0
+    """Of one frame, in units of what is shared out."""
 
     @property
     def most_fps(self) -> float:
@@ -69,23 +71,24 @@ class Demand:
         return min(self.most_fps, self.sending_fps * _GROWTH + _GROWTH_FPS)
 
 
-def fair_rates(demands: Sequence[Demand], capacity_fps: float) -> dict[str, float]:
+def fair_rates(demands: Sequence[Demand], capacity: float) -> dict[str, float]:
     """Frames per second that each stream may expect to be answered OK, by stream id.
 
-    The engine's rate goes to the highest class first, within a class to guaranteed streams first, and what that
+    What is shared out is `capacity` a second: frames of one engine, or a device's time where frames differ in what they
+    cost. It goes to the highest class first, within a class to guaranteed streams first, and what that
     leaves to the next. Within these it is shared out by weight, and what a stream does not ask for goes to the others
     (max-min fair): first what streams may send soon, going by what they send now, so that one which is open and idle
     holds nothing back; then what is left over. A guaranteed stream is never advised less than it declared.
     """
     rates = dict.fromkeys((demand.stream_id for demand in demands), 0.0)
     ranked = sorted({(demand.priority, not demand.guaranteed) for demand in demands})
-    left = capacity_fps
+    left = capacity
     for wanted in (attrgetter("soon_fps"), attrgetter("most_fps")):
         for rank in ranked:
             peers = [demand for demand in demands if (demand.priority, not demand.guaranteed) == rank]
-            asked = [(demand, wanted(demand) - rates[demand.stream_id]) for demand in peers]
-            for stream_id, share in _max_min(asked, left):
-                rates[stream_id] += share
+            asked = [(demand, (wanted(demand) - rates[demand.stream_id]) * demand.cost) for demand in peers]
+            for demand, share in _max_min(asked, left):
+                rates[demand.stream_id] += share / demand.cost
                 left = max(0.0, left - share)
     for demand in demands:
         if demand.guaranteed:
@@ -101,14 +104,14 @@ def rate_notice_due(told_fps: float, told_ns: int, fps: float, now_ns: int) -> b
     return now_ns - told_ns >= _NOTICE_EVERY_NS and abs(fps - told_fps) > _NOTICE_CHANGE * max(fps, told_fps)
 
 
-def _max_min(asked: Iterable[tuple[Demand, float]], left: float) -> list[tuple[str, float]]:
+def _max_min(asked: Iterable[tuple[Demand, float]], left: float) -> list[tuple[Demand, float]]:
     """Shares of what is left, by weight; nobody gets more than is asked."""
     shares = []
     ranked = sorted(asked, key=lambda each: each[1] / each[0].weight)
     open_weight = math.fsum(demand.weight for demand, _ in ranked)
-    for demand, fps in ranked:
-        share = min(fps, left * demand.weight / open_weight) if open_weight > 0 else 0.0
-        shares.append((demand.stream_id, share))
+    for demand, most in ranked:
+        share = min(most, left * demand.weight / open_weight) if open_weight > 0 else 0.0
+        shares.append((demand, share))
         left = max(0.0, left - share)
         open_weight -= demand.weight
     return shares

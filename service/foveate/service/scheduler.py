@@ -12,17 +12,17 @@ Frames rank by (class, guarantee, virtual time, deadline): the first of all is t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from foveate.service.arbiter import Bid
+from foveate.service.arbiter import Beside, Bid
 from foveate.service.batch_cap import StreamBudgets, batch_cap
 from foveate.service.frame import Verdict
 from foveate.service.prediction import LatencyModel
+from foveate.service.senders import Senders
 from foveate.service.waiting_room import Standing, StreamShare, Waiting, WaitingRoom
 
 __all__ = ["Plan", "Refusal", "Scheduler", "StreamShare", "Waiting"]
@@ -77,23 +77,37 @@ class Scheduler(Generic[F]):
     _virtual_now_ns: dict[int, float] = field(default_factory=dict)
     """By class: the least virtual time of the streams that wait; a stream that comes back starts from there."""
 
+    _senders: Senders = field(default_factory=Senders)
+    _others: Beside = field(default_factory=Beside)
+
     def __len__(self) -> int:
         return len(self._room)
 
-    @property
-    def streams(self) -> int:
-        """Streams of which frames wait."""
-        return self._room.streams
+    def weight(self, now_ns: int) -> float:
+        """Of the streams that send."""
+        return self._senders.weight(now_ns)
 
     @property
     def batch_cap(self) -> int:
         """The largest batch worth forming now."""
-        return batch_cap(self.latency, self.max_batch, self._budgets.tight_ns)
+        return batch_cap(self.latency, self.max_batch, self._budgets.tight_ns, self._others)
+
+    def beside(self, now_ns: int) -> Beside:
+        """What this means to other lanes of the device; nothing while no frames are sent here."""
+        self._budgets.forget_old(now_ns)
+        if (tight_ns := self._budgets.tight_ns) is None:
+            return Beside()
+        return Beside(self.latency.latency_ns(self.batch_cap), tight_ns - self._needed_ns())
+
+    def share(self, others: Beside) -> None:
+        """Learn what the other lanes of the device mean to this one."""
+        self._others = others
 
     def arrive(self, waiting: Waiting[F], now_ns: int, engine_free_ns: int) -> list[Refusal[F]]:
         """Take a frame in. The answer may refuse it, or the older frame that it replaces."""
         share, latency = waiting.share, self.latency
         latency.relax(now_ns)
+        self._senders.note(share, now_ns)
         left_ns = waiting.deadline_ns - now_ns
         if left_ns >= latency.smallest_budget_ns:  # below it there is no batch size at which it could be counted on
             self._budgets.note(share, left_ns, now_ns)
@@ -123,16 +137,18 @@ class Scheduler(Generic[F]):
         if not len(self):
             return Plan((), refused)
         cap = self.batch_cap
-        plan_at_ns = engine_free_ns - self._prepare_ns(self._room.costliest_ns(cap)) - _PLANNING_SLACK_NS
+        costs_ns = self._room.costliest_ns(cap)
+        plan_at_ns = engine_free_ns - self._prepare_ns(costs_ns) - _PLANNING_SLACK_NS
         if now_ns < plan_at_ns:
             return Plan((), refused, wake_at_ns=plan_at_ns)
         standing = self._room.standing(now_ns, self._service_ns(cap))
-        places = self._form(standing, cap, now_ns, engine_free_ns)
+        places = self._form(standing, self._prepared_ns(costs_ns), now_ns, engine_free_ns)
         held_until_ns = self._held_until_ns(standing, places, cap)
         if held_until_ns is not None and now_ns < held_until_ns:
             return Plan((), refused, wake_at_ns=held_until_ns)
         self._advance(standing, places)
-        return self._start(places, refused, now_ns, engine_free_ns)
+        prepare_ns = self._prepare_ns(standing.prepare_ns[places])
+        return self._start(places, refused, max(now_ns + prepare_ns, engine_free_ns), now_ns)
 
     def expire(self, now_ns: int, engine_free_ns: int) -> list[Refusal[F]]:
         """Take out the frames that have come to be predicted late, for when nothing can be planned."""
@@ -170,8 +186,14 @@ class Scheduler(Generic[F]):
         """What one frame of a full batch is charged."""
         return self.latency.latency_ns(cap) / cap
 
-    def _prepare_ns(self, costs_ns: Sequence[int]) -> int:
-        return max(max(costs_ns), sum(costs_ns) // self.decoders)
+    def _prepare_ns(self, costs_ns: NDArray[np.int64]) -> int:
+        costs: list[int] = costs_ns.tolist()
+        return max(max(costs), sum(costs) // self.decoders)
+
+    def _prepared_ns(self, costs_ns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How long preparing a batch takes that has the first one, two, ... of these costs, the longest first."""
+        prepared_ns: NDArray[np.int64] = np.maximum(costs_ns[0], np.cumsum(costs_ns) // self.decoders)
+        return prepared_ns
 
     def _too_late(self, waiting: Waiting[F], short_ns: int, when: str) -> str:
         return (
@@ -179,37 +201,39 @@ class Scheduler(Generic[F]):
             f"a run {self.latency.latency_ns(1) / 1e6:.1f} ms, and {self.latency.margin_ns / 1e6:.1f} ms are kept free"
         )
 
-    def _form(self, standing: Standing, cap: int, now_ns: int, engine_free_ns: int) -> NDArray[np.int64]:
+    def _form(
+        self, standing: Standing, prepared_ns: NDArray[np.int64], now_ns: int, engine_free_ns: int
+    ) -> NDArray[np.int64]:
         """The places of the next batch: the largest that its own frames have the time for.
 
         It may leave out the leader, where that one's deadline calls for a smaller batch, only for frames of the
         leader's own class and guarantee, and only while the leader's stream is not far behind.
         """
-        ranked = standing.ranked()
-        leader = ranked[0]
-        sizes = np.arange(1, min(cap, len(ranked)) + 1)
-        costs_ns = np.sort(standing.prepare_ns)[::-1][: len(sizes)]
-        prepared_ns = now_ns + np.maximum(costs_ns[0], np.cumsum(costs_ns) // self.decoders)
-        starts_ns = np.maximum(prepared_ns, engine_free_ns)
-        fit_ns = starts_ns + self.latency.latencies_ns[: len(sizes)] + self.latency.margin_ns
+        most = len(prepared_ns)
+        leader = standing.first(1, np.arange(len(standing.band)))[0]
+        starts_ns = np.maximum(now_ns + prepared_ns, engine_free_ns)
+        fit_ns = starts_ns + self.latency.latencies_ns[:most] + self.latency.margin_ns
+        in_largest = standing.fits_until_ns >= fit_ns[-1]
+        if in_largest[leader] and np.count_nonzero(in_largest) >= most:  # the common case: no need to try the others
+            return standing.first(most, in_largest.nonzero()[0])
+        sizes = np.arange(1, most + 1)
         possible = _fitting(standing.fits_until_ns, fit_ns) >= sizes
-        if standing.fits_until_ns[leader] < fit_ns[-1]:
+        if not in_largest[leader]:
             with_leader = standing.fits_until_ns[leader] >= fit_ns
             peers = standing.fits_until_ns[standing.band == standing.band[leader]]
             near = self._lag_ns(standing, leader) <= _LAGS_BY_SERVICES * self.latency.latency_ns(1)
             possible &= with_leader | (near & (_fitting(peers, fit_ns) >= sizes))
-        largest = int(np.flatnonzero(possible)[-1]) if possible.any() else 0
+        largest = int(possible.nonzero()[0].max(initial=0))
         if largest == 0:
-            return ranked[:1]
-        fitting: NDArray[np.int64] = ranked[standing.fits_until_ns[ranked] >= fit_ns[largest]]
-        return fitting[: largest + 1]
+            return np.array([leader])
+        return standing.first(largest + 1, (standing.fits_until_ns >= fit_ns[largest]).nonzero()[0])
 
     def _lag_ns(self, standing: Standing, leader: np.int64) -> float:
         """How far the leader's stream is behind the other waiting streams of its class, in engine time.
 
         Measured from their mean by weight: one stream of little weight is far ahead after each of its services.
         """
-        peers = (standing.band // 2 == standing.band[leader] // 2) & (standing.ahead == 0)
+        peers = (standing.priority == standing.priority[leader]) & (standing.ahead == 0)
         weight = standing.weight[peers]
         others = float(weight.sum()) - float(standing.weight[leader])
         if others <= 0:
@@ -222,19 +246,18 @@ class Scheduler(Generic[F]):
         if not self.hold_ns or len(places) >= cap:
             return None
         larger_ns = self.latency.latency_ns(len(places) + 1) + self.latency.margin_ns
-        costs_ns = standing.prepare_ns[places].tolist()
-        last_start_ns = int(standing.fits_until_ns[places].min()) - larger_ns - self._prepare_ns(costs_ns)
+        prepare_ns = self._prepare_ns(standing.prepare_ns[places])
+        last_start_ns = int(standing.fits_until_ns[places].min()) - larger_ns - prepare_ns
         return min(int(standing.arrived_ns[places].min()) + self.hold_ns, last_start_ns)
 
     def _advance(self, standing: Standing, places: NDArray[np.int64]) -> None:
         """Let virtual time go on in the classes that are served."""
-        priority = standing.band // 2
-        for served in set(priority[places].tolist()):
-            least_ns = float(standing.virtual_ns[priority == served].min())
+        for served in set(standing.priority[places].tolist()):
+            least_ns = float(standing.virtual_ns[standing.priority == served].min())
             self._virtual_now_ns[served] = max(least_ns, self._virtual_now_ns.get(served, 0.0))
 
     def _start(
-        self, places: NDArray[np.int64], refused: tuple[Refusal[F], ...], now_ns: int, engine_free_ns: int
+        self, places: NDArray[np.int64], refused: tuple[Refusal[F], ...], starts_ns: int, now_ns: int
     ) -> Plan[F]:
         batch = self._room.take(places)
         latency_ns = self.latency.latency_ns(len(batch))
@@ -243,8 +266,7 @@ class Scheduler(Generic[F]):
             waiting.share.charge(cost_ns, now_ns)
             if waiting.share.queue_depth is not None:  # others of its stream may wait on
                 self._room.charged(waiting.share)
-        starts_ns = max(now_ns + self._prepare_ns([waiting.prepare_ns for waiting in batch]), engine_free_ns)
-        return Plan(tuple(waiting.frame for waiting in batch), refused, starts_ns, starts_ns + latency_ns)
+        return Plan(tuple([waiting.frame for waiting in batch]), refused, starts_ns, starts_ns + latency_ns)
 
 
 def _fitting(fits_until_ns: NDArray[np.int64], fit_ns: NDArray[np.int64]) -> NDArray[np.int64]:

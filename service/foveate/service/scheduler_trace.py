@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from foveate.engines.profile import LatencyProfile
+from foveate.service.arbiter import Beside
 from foveate.service.prediction import LatencyModel
 from foveate.service.scheduler import Plan, Refusal, Scheduler, StreamShare, Waiting
 
@@ -87,6 +88,11 @@ class RecordedScheduler(Scheduler[F]):
         _write(self._write, do="expire", at=now_ns, free=engine_free_ns, refused=self._refused(refused))
         return refused
 
+    def share(self, others: Beside) -> None:
+        if others != self._others:
+            _write(self._write, do="share", longest_run=others.longest_run_ns, patience=others.patience_ns)
+        super().share(others)
+
     def withdraw(self, share: StreamShare) -> list[F]:
         withdrawn = super().withdraw(share)
         _write(self._write, do="withdraw", stream=self._number(share), frames=self._leave(withdrawn))
@@ -152,6 +158,8 @@ def _decide(scheduler: Scheduler[int], shares: list[StreamShare], event: dict[st
             return {"refused": _listed(scheduler.expire(event["at"], event["free"]))}
         case "withdraw":
             return {"frames": scheduler.withdraw(shares[event["stream"]])}
+        case "share":
+            scheduler.share(Beside(event["longest_run"], event["patience"]))
         case "run":
             scheduler.latency.observe_run(event["batch"], event["took"], event["at"])
         case "reply":

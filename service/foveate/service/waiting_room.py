@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import compress
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -23,6 +22,7 @@ Floats = NDArray[np.float64]
 _ROOM_AT_FIRST = 64
 _STREAM, _DEADLINE, _PREPARE, _ARRIVED = range(4)
 _PRIORITY, _VIRTUAL, _WEIGHT, _ASSURED_FROM, _INTERVAL = range(5)
+_LONGEST_NS = float(1 << 62)
 _GUARANTEED_BURST = 2
 """Frames that a guaranteed stream may be ahead of its declared rate: cameras are not punctual."""
 
@@ -55,10 +55,8 @@ class StreamShare:
     def charge(self, cost_ns: float, now_ns: int) -> None:
         """One frame of the stream is served, for so much of the engine's time."""
         self.virtual_ns += cost_ns / self.weight
-        if self.guaranteed_fps:
-            interval_ns = self.interval_ns
-            if now_ns >= self.due_ns - _GUARANTEED_BURST * interval_ns:
-                self.due_ns = max(self.due_ns, now_ns) + interval_ns
+        if self.guaranteed_fps and now_ns >= self.assured_from_ns:
+            self.due_ns = max(self.due_ns, now_ns) + 1e9 / self.guaranteed_fps
 
 
 @dataclass(slots=True, eq=False)
@@ -81,6 +79,7 @@ class Standing(NamedTuple):
 
     band: Floats
     """2 * class for frames within their stream's guarantee, and 1 more for all others."""
+    priority: Floats
     virtual_ns: Floats
     """Virtual time of the stream once the frames ahead in its line are charged."""
     ahead: Ints
@@ -92,10 +91,19 @@ class Standing(NamedTuple):
     """The latest deadline of the frame and those ahead of it."""
     prepare_ns: Ints
     arrived_ns: Ints
+    coarse: Floats
+    """Rises with (class, guarantee, virtual time), but may hold for equal what is not quite."""
 
-    def ranked(self) -> Ints:
-        """The places by (class, guarantee, virtual time, deadline, place)."""
-        return np.lexsort((self.by_ns, self.virtual_ns, self.band))
+    def first(self, count: int, among: Ints) -> Ints:
+        """So many of some places, or all, ranked by (class, guarantee, virtual time, deadline, place).
+
+        `among` rises. Only those that may come to be among the first are sorted by all of that.
+        """
+        if count < len(among):
+            coarse = self.coarse[among]
+            among = among[coarse <= np.partition(coarse, count - 1)[count - 1]]
+        ranked = np.lexsort((self.by_ns[among], self.virtual_ns[among], self.band[among]))
+        return among[ranked[:count]]
 
 
 class WaitingRoom(Generic[F]):
@@ -112,11 +120,6 @@ class WaitingRoom(Generic[F]):
 
     def __len__(self) -> int:
         return len(self._waiting)
-
-    @property
-    def streams(self) -> int:
-        """Streams of which frames wait."""
-        return len(self._columns)
 
     def count(self, share: StreamShare) -> int:
         """How many frames of a stream wait."""
@@ -148,18 +151,18 @@ class WaitingRoom(Generic[F]):
 
     def take(self, places: Ints) -> list[Waiting[F]]:
         """Take frames out, in the order of the places given."""
-        kept = np.ones(len(self), np.bool_)
-        kept[places] = False
-        self._rows[:, : len(self) - len(places)] = self._rows[:, np.flatnonzero(kept)]
-        taken = [self._waiting[place] for place in places.tolist()]
-        self._waiting = list(compress(self._waiting, kept.tobytes()))
-        columns, counts = self._columns, self._counts
-        for waiting in taken:
-            column = columns[waiting.share]
+        rows, waiting, counts = self._rows, self._waiting, self._counts
+        taken = [waiting[place] for place in places.tolist()]
+        for column, each in zip(rows[_STREAM, places].tolist(), taken, strict=True):
             counts[column] -= 1
             if not counts[column]:
-                del columns[waiting.share]
+                del self._columns[each.share]
                 self._unused.append(column)
+        kept = np.ones(len(waiting), np.bool_)
+        kept[places] = False
+        rows[:, : len(waiting) - len(taken)] = rows.take(kept.nonzero()[0], axis=1)
+        for place in sorted(places.tolist(), reverse=True):  # a new list would touch every frame that stays
+            del waiting[place]
         return taken
 
     def charged(self, share: StreamShare) -> None:
@@ -171,7 +174,8 @@ class WaitingRoom(Generic[F]):
     def late(self, now_ns: int, free_ns: int, needed_ns: int) -> Ints:
         """The places of frames that miss their deadline even if they run next and alone."""
         _, deadline_ns, prepare_ns, _ = self._rows[:, : len(self)]
-        return np.flatnonzero(np.maximum(prepare_ns + now_ns, free_ns) > deadline_ns - needed_ns)
+        late: Ints = (np.maximum(prepare_ns + now_ns, free_ns) > deadline_ns - needed_ns).nonzero()[0]
+        return late
 
     def earliest_start_by_ns(self) -> int | None:
         """The least of the times by which preparing some frame has to begin if its run took no time; None of none."""
@@ -187,22 +191,25 @@ class WaitingRoom(Generic[F]):
         left_ns = deadline_ns - np.maximum(prepare_ns + now_ns, free_ns)
         return int(priority.min()), int(left_ns[priority == priority.min()].min())
 
-    def costliest_ns(self, most: int) -> list[int]:
+    def costliest_ns(self, most: int) -> Ints:
         """The longest preparation times, longest first."""
-        return np.sort(self._rows[_PREPARE, : len(self)])[::-1][:most].tolist()  # type: ignore[no-any-return]
+        costs_ns: Ints = self._rows[_PREPARE, : len(self)].copy()
+        costs_ns.sort()
+        return costs_ns[: -most - 1 : -1]
 
     def standing(self, now_ns: int, service_ns: float) -> Standing:
         """How the frames stand now, where one more service will charge a stream about `service_ns`."""
         stream, deadline_ns, prepare_ns, arrived_ns = self._rows[:, : len(self)]
-        priority, virtual_ns, weight, assured_from_ns, interval_ns = self._streams[:, stream]
+        priority, virtual_ns, weight, assured_from_ns, interval_ns = self._streams.take(stream, axis=1)
         if len(self._columns) == len(self):
-            ahead, fits_until_ns, by_ns = np.zeros_like(stream), deadline_ns, deadline_ns
+            ahead, fits_until_ns, by_ns = np.zeros(len(stream), np.int64), deadline_ns, deadline_ns
         else:
             ahead, fits_until_ns, by_ns = _in_line(stream, deadline_ns)
             virtual_ns = virtual_ns + ahead * service_ns / weight
             assured_from_ns = assured_from_ns + ahead * interval_ns
         band = 2 * priority + (assured_from_ns > now_ns)
-        return Standing(band, virtual_ns, ahead, weight, fits_until_ns, by_ns, prepare_ns, arrived_ns)
+        coarse = band * _LONGEST_NS + np.minimum(virtual_ns, _LONGEST_NS)
+        return Standing(band, priority, virtual_ns, ahead, weight, fits_until_ns, by_ns, prepare_ns, arrived_ns, coarse)
 
     def _column(self, share: StreamShare) -> int:
         column = self._columns.get(share)

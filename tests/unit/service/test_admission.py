@@ -20,6 +20,7 @@ from foveate.service.admission import (
     admit_stream,
     advised_rates,
     fitting_rate,
+    frame_s,
     guaranteed_load,
     load,
     stream_window,
@@ -200,10 +201,32 @@ def test_the_rate_that_fits_one_more_stream_is_its_fair_share() -> None:
     latency = latency_model(lambda batch: 10 * MS)  # 400 frames a second
     peers = [device_stream(f"{index}", fps=100.0) for index in range(7)]
     options = stream_options(fps=100.0)
-    assert fitting_rate(options, peers, latency, 4, peers[0].opened_ns) == pytest.approx(400 / 8)
+    cost_s = frame_s(latency, 4)
+    beside = dict.fromkeys(peers, cost_s)
+    assert fitting_rate(options, cost_s, beside, peers[0].opened_ns) == pytest.approx(400 / 8)
     for peer in peers:
         peer.grant = Grant.GUARANTEED
-    assert fitting_rate(options, peers, latency, 4, peers[0].opened_ns) == pytest.approx(0.0, abs=1e-9)
+    assert fitting_rate(options, cost_s, beside, peers[0].opened_ns) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_streams_of_engines_that_share_a_device_share_its_time() -> None:
+    slow, quick = [device_stream(f"slow {index}") for index in range(2)], device_stream("quick", weight=2.0)
+    costs_s = {slow[0]: 0.010, slow[1]: 0.010, quick: 0.001}
+    rates = advised_rates(costs_s)
+    assert rates == {"slow 0": pytest.approx(25.0), "slow 1": pytest.approx(25.0), "quick": pytest.approx(500.0)}
+    assert fitting_rate(stream_options(), 0.020, costs_s, 0) == pytest.approx(10.0)
+    modest = {slow[0]: 0.010, device_stream("modest", fps=100.0): 0.001}
+    assert advised_rates(modest) == {"slow 0": pytest.approx(90.0), "modest": pytest.approx(100.0)}
+
+
+def test_a_stream_of_crops_is_left_what_it_sends_and_little_more() -> None:
+    frames, crops = device_stream("frames"), device_stream("crops", crops=True)
+    for _ in range(20):
+        crops.arrivals.count(crops.opened_ns + 500 * MS)
+    now_ns = crops.opened_ns + 1000 * MS
+    rates = advised_rates({frames: 0.005, crops: 0.010}, now_ns)
+    assert rates["crops"] == pytest.approx(1.25 * 20 + 1)
+    assert rates["frames"] == pytest.approx((1 - 0.26) / 0.005)
 
 
 rates_wanted = st.one_of(st.just(0.0), st.floats(0.1, 1000.0))
@@ -217,7 +240,7 @@ rates_wanted = st.one_of(st.just(0.0), st.floats(0.1, 1000.0))
 def test_advised_rates_are_max_min_fair(wanted: list[tuple[float, float]], cap: int, latency_ms: float) -> None:
     latency = latency_model(lambda batch: latency_ms * MS)
     streams = [device_stream(f"{index}", fps=fps, weight=weight) for index, (fps, weight) in enumerate(wanted)]
-    rates = advised_rates(streams, latency, cap)
+    rates = advised_rates(dict.fromkeys(streams, frame_s(latency, cap)))
     capacity = cap / (latency.latency_ns(cap) / 1e9)
     assert set(rates) == {stream.stream_id for stream in streams}
     assert sum(rates.values()) <= capacity * (1 + 1e-9)
@@ -235,7 +258,7 @@ def test_advised_rates_are_max_min_fair(wanted: list[tuple[float, float]], cap: 
 
 
 def test_nobody_open_nobody_advised() -> None:
-    assert advised_rates([], latency_model(lambda batch: MS), 4) == {}
+    assert advised_rates({}) == {}
 
 
 def test_the_window_leaves_room_beside_a_queue() -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foveate.service.arbiter import Arbiter, Bid, next_lane
+from foveate.service.arbiter import Arbiter, Beside, Bid, next_lane
 from foveate.service.scheduler import Scheduler, StreamShare, Waiting
 from foveate.service.turns import Turns
 from support.frames import MS, latency_model
@@ -104,9 +104,13 @@ class Told:
 
     asks: Bid | None = None
     woken: int = 0
+    means: Beside = field(default_factory=Beside)
 
     def bid(self, now_ns: int, free_ns: int) -> Bid | None:
         return self.asks and Bid(self.asks.priority, self.asks.laxity_ns - free_ns)
+
+    def beside(self, now_ns: int) -> Beside:
+        return self.means
 
     def wake(self) -> None:
         self.woken += 1
@@ -152,13 +156,13 @@ def test_laxity_decides_until_a_lane_is_behind_by_more_than_three_services() -> 
     assert order == ["tight"] * 4 + ["loose", "tight"] * 4
 
 
-def test_lanes_share_by_their_streams() -> None:
+def test_lanes_share_by_the_weight_of_their_streams() -> None:
     many, one = Told(Bid(0, 500)), Told(Bid(0, 10))
     arbiter = arbiter_of(one, many)
     had = Counter[str]()
     for _ in range(100):
-        first, streams, name = (one, 1, "one") if arbiter.is_first(one, 0, 0) else (many, 9, "many")
-        arbiter.has_planned(first, 20, streams)
+        first, weight, name = (one, 1.0, "one") if arbiter.is_first(one, 0, 0) else (many, 9.0, "many")
+        arbiter.has_planned(first, 20, weight)
         had[name] += 1
     assert 80 <= had["many"] <= 90
 
@@ -182,6 +186,52 @@ def test_of_the_lanes_that_ask_exactly_one_is_first(bids: list[Bid | None]) -> N
     assert len(first) == bool(any(bids))
 
 
+def test_of_the_other_lanes_the_longest_run_and_the_least_patience_count() -> None:
+    quick, slow, idle = Told(means=Beside(10, 30)), Told(means=Beside(50, 200)), Told()
+    arbiter = arbiter_of(quick, slow, idle)
+    assert arbiter.beside(idle, 0) == Beside(50, 30)
+    assert arbiter.beside(quick, 0) == Beside(50, 200)
+    assert arbiter.beside(slow, 0) == Beside(10, 30)
+    assert arbiter_of(quick).beside(quick, 0) == Beside(0, None)
+
+
+def lane_of(budget_ms: int, fps: float) -> Simulated:
+    """A lane of which a batch of b takes 5 + 5 b ms."""
+    latency = latency_model(lambda batch: (5 + 5 * batch) * MS)
+    return Simulated(Scheduler(latency, 8), budget_ms, fps)
+
+
+def test_batches_leave_time_for_the_tight_budgets_of_another_lane() -> None:
+    """A frame of the tight lane that has just missed a batch of the loose one waits for all of it."""
+    tight, loose = lane_of(40, fps=30.0), lane_of(2000, fps=400.0)
+    share_a_device(tight, loose)
+    assert loose.scheduler.batch_cap == 4, "the tight lane can wait for 29.5 ms, in which a batch of 4 runs"
+    assert (tight.late, loose.late) == (0, 0)
+    assert tight.on_time >= 0.97 * 8 * 30, "it asks for less than its half"
+    alone = lane_of(2000, fps=400.0)
+    share_a_device(alone)
+    assert alone.scheduler.batch_cap == 8
+
+
+def test_a_lane_to_which_nothing_is_sent_any_more_holds_nobody_back() -> None:
+    tight, loose = lane_of(40, fps=60.0), lane_of(2000, fps=400.0)
+    tight.scheduler.arrive(Waiting(0, tight.streams[0], 40 * MS), 0, 0)
+    assert tight.scheduler.beside(5000 * MS) == Beside(15 * MS, 29_500_000)
+    assert tight.scheduler.beside(5001 * MS) == Beside(0, None)
+    loose.scheduler.share(tight.scheduler.beside(5001 * MS))
+    assert loose.scheduler.batch_cap == 8
+
+
+def test_a_lane_counts_on_waiting_for_the_longest_run_of_another() -> None:
+    lane = lane_of(100, fps=60.0).scheduler
+    lane.arrive(Waiting(0, StreamShare(), 100 * MS), 0, 0)
+    assert lane.batch_cap == 8, "twice 45 ms leave time"
+    lane.share(Beside(longest_run_ns=70 * MS))
+    assert lane.batch_cap == 4, "70 ms and 25 ms do, 70 ms and 30 ms do not"
+    lane.share(Beside(longest_run_ns=1000 * MS))
+    assert lane.batch_cap == 1
+
+
 @dataclass(eq=False)
 class Simulated:
     """A lane of a simulated device: one batch may be planned behind the one that runs."""
@@ -200,6 +250,9 @@ class Simulated:
 
     def bid(self, now_ns: int, free_ns: int) -> Bid | None:
         return self.scheduler.bid(now_ns, free_ns)
+
+    def beside(self, now_ns: int) -> Beside:
+        return self.scheduler.beside(now_ns)
 
     def wake(self) -> None:
         """It looks at every moment anyway."""
@@ -235,13 +288,14 @@ def share_a_device(*lanes: Simulated, seconds: int = 8) -> None:
                 lane.scheduler.arrive(waiting, now_ns, turns.free_ns(now_ns))
         for lane in lanes:
             if len(lane.scheduler) and arbiter.is_first(lane, now_ns, turns.free_ns(now_ns)):
-                streams = lane.scheduler.streams
+                weight = lane.scheduler.weight(now_ns)
+                lane.scheduler.share(arbiter.beside(lane, now_ns))
                 plan = lane.scheduler.plan(now_ns, turns.free_ns(now_ns))
                 if plan.batch:
                     turn = turns.take(plan.ends_ns - plan.starts_ns, plan.ends_ns, lane, 1)
                     turns.ready(turn)
                     planned[turn] = (lane, plan.batch, plan.ends_ns - plan.starts_ns)
-                    arbiter.has_planned(lane, plan.ends_ns - plan.starts_ns, streams)
+                    arbiter.has_planned(lane, plan.ends_ns - plan.starts_ns, weight)
         for turn in [turn for turn in planned if turns.is_up(turn)]:
             lane, frames, took_ns = planned.pop(turn)
             turns.begin(turn, took_ns, now_ns)

@@ -19,14 +19,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from foveate.engines.contract import TensorSpec
+from foveate.engines.contract import Slot, TensorSpec
 from foveate.engines.errors import DeviceLost, EngineUnavailable
 from foveate.engines.fake import FakeEngine, Gate
 from foveate.models.geometry import Placement
 from foveate.models.outputs import DecodeOptions, Embedding, Output
 from foveate.models.package import PreparedModel
-from foveate.service import ingest as ingest_module
-from foveate.service import shared_memory
+from foveate.service import shared_memory, whole_frame
 from foveate.service.admission import admit_frame
 from foveate.service.config import Limits
 from foveate.service.decode import Decoded, decode_into
@@ -170,7 +169,7 @@ class Bench:
 @pytest.fixture
 def decoding(monkeypatch: pytest.MonkeyPatch) -> Decoding:
     spy = Decoding()
-    monkeypatch.setattr(ingest_module, "decode_into", spy)
+    monkeypatch.setattr(whole_frame, "decode_into", spy)
     return spy
 
 
@@ -488,12 +487,31 @@ def test_times_and_statistics_account_for_every_run(bench: Callable[..., Bench])
     assert statistics.batch_cap == 4
 
 
+def test_a_batch_that_waits_is_run_by_the_thread_whose_run_has_just_ended(bench: Callable[..., Bench]) -> None:
+    threads: list[int] = []
+    gate = Gate()
+
+    def note(slot: Slot, batch: int) -> None:
+        threads.append(threading.get_ident())
+
+    place = bench(colour_engine(max_batch=1, fail_when=note, gate=gate))
+    place.occupy()
+    deadline = time.monotonic() + WITHIN_S
+    while not place.lane._decoded:
+        assert time.monotonic() < deadline, "the second batch never stood behind the first"
+        time.sleep(0.001)
+    gate.set()
+    assert [answer.verdict for answer in place.answers().values()] == [Verdict.OK] * 2
+    assert threads[0] == threads[1], "or the engine would wait for a thread to wake up"
+
+
 def test_a_reply_is_learned_with_the_next_run(bench: Callable[..., Bench]) -> None:
     place = bench(colour_engine())
-    for _ in range(50):
-        place.lane.observe_reply(5 * MS)
-    place.send(png((1, 2, 3)))
-    place.answers()
+    for index in range(8):
+        for _ in range(50):
+            place.lane.observe_reply(5 * MS)
+        place.send(png((1, 2, index)))
+        place.answers()
     place.lane.close()
     assert place.lane.latency.margin_ns >= 5 * MS
 

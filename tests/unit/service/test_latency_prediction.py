@@ -115,8 +115,8 @@ def test_the_margin_covers_the_errors_that_were_seen() -> None:
 def test_the_margin_covers_the_way_of_the_answer_out() -> None:
     model = latency_model(lambda batch: 20 * MS)
     for index in range(200):
+        model.observe_run(1, 20 * MS, index * 20 * MS)
         model.observe_reply((7 if index % 20 == 0 else 2) * MS)
-    model.observe_run(1, 20 * MS, 0)
     assert model.margin_ns == 7 * MS + ERROR_FLOOR
 
 
@@ -126,12 +126,42 @@ def test_an_engine_that_is_faster_than_predicted_needs_no_more_margin() -> None:
     assert model.margin_ns == ERROR_FLOOR
 
 
-def test_one_stall_of_the_machine_is_held_to_one_run() -> None:
+@pytest.mark.parametrize("run_ms", [2, 20, 200])
+def test_one_stall_of_the_machine_is_not_taken_at_its_word(run_ms: int) -> None:
+    model = latency_model(lambda batch: run_ms * MS)
+    now_ns = observed(model, 1.0, runs=100)
+    model.observe_run(1, 3 * SECOND, now_ns)
+    for _ in range(8):  # the answers of that batch
+        model.observe_reply(3 * SECOND)
+    model.observe_run(1, run_ms * MS, now_ns)
+    assert model.latency_ns(1) <= 1.1 * run_ms * MS
+    assert model.margin_ns <= 4 * ERROR_FLOOR
+
+
+@pytest.mark.parametrize("run_ms", [2, 20, 60])
+def test_stalls_are_forgotten_in_two_seconds_however_slow_the_engine(run_ms: int) -> None:
+    model = latency_model(lambda batch: run_ms * MS)
+    now_ns = observed(model, 1.0, runs=100)
+    for _ in range(10):
+        now_ns = observed(model, 3.0, runs=1, since_ns=now_ns)
+    assert model.margin_ns > 2 * ERROR_FLOOR
+    observed(model, 1.0, runs=2100 // run_ms, since_ns=now_ns)
+    assert model.margin_ns == ERROR_FLOOR
+
+
+def test_stalls_that_come_again_are_kept_free() -> None:
+    model = latency_model(lambda batch: 20 * MS)
+    now_ns = 0
+    for _ in range(6):
+        now_ns = observed(model, 1.4, runs=1, since_ns=observed(model, 1.0, runs=40, since_ns=now_ns))
+    assert model.latency_ns(1) + model.margin_ns >= 1.4 * 20 * MS
+
+
+def test_the_margin_never_keeps_more_than_one_run_for_errors() -> None:
     model = latency_model(lambda batch: 10 * MS)
-    model.observe_run(1, 3 * SECOND, 0)
-    observed(model, 1.0, runs=100)
-    assert model.margin_ns <= 1.01 * model.latency_ns(1)
-    assert model.smallest_budget_ns <= 3.1 * model.latency_ns(1)
+    for index in range(100):
+        model.observe_run(1, (80 if index % 2 else 10) * MS, index * 10 * MS)
+    assert model.margin_ns == model.latency_ns(1)
 
 
 def test_smallest_budget_is_two_runs_and_the_margin() -> None:

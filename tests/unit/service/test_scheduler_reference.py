@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from foveate.service.arbiter import Beside
 from foveate.service.prediction import LatencyModel
 from foveate.service.scheduler import Scheduler, StreamShare, Waiting
 from support.frames import MS, latency_model
@@ -104,6 +105,7 @@ class Both:
     st.lists(shares, min_size=1, max_size=12),
     st.lists(steps, min_size=1, max_size=80),
     st.floats(0.8, 1.4),
+    st.just(Beside()) | st.builds(Beside, st.integers(0, 60 * MS), st.none() | st.integers(0, 60 * MS)),
 )
 def test_the_scheduler_decides_as_its_rules_read(
     profile_ms: tuple[float, float],
@@ -112,8 +114,11 @@ def test_the_scheduler_decides_as_its_rules_read(
     standing: list[Share],
     trace: list[Step],
     slowness: float,
+    others: Beside,
 ) -> None:
     both = Both(profile_ms, max_batch, decoders, standing)
+    both.real.share(others)
+    both.reference.longest_beside_ns, both.reference.patience_ns = others
     for name, step in enumerate(trace):
         both.step(name, step, slowness)
     both.plan_until(1 << 50, slowness)

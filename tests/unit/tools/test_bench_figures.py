@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from foveate.client import Grant, Verdict
 from foveate.client.schedule import Outcome
 from foveate.tools.bench.figures import fair_shares, figures
-from foveate.tools.bench.growth import growth
+from foveate.tools.bench.growth import floor, growth, settled_growth
 from foveate.tools.bench.load import StreamLog, StreamPlan
 from foveate.tools.bench.sustained import judge, largest_passing
 
@@ -141,6 +142,48 @@ def test_growth_is_found_below_noise_and_jumps() -> None:
     assert leaking.lowest_per_s > 0.04
     jumped = growth([(second, value + (50 if second == 120 else 0)) for second, value in noise])
     assert abs(jumped.per_s - flat.per_s) < 0.01
+
+
+def memory(seconds: int, seed: int = 3, *, leak_per_s: float = 0.0, warm_s: float = 0.0) -> list[tuple[float, float]]:
+    """MiB each second: a floor, what is in use for a moment above it, and arenas that come and go."""
+    rng = random.Random(seed)
+    warm = [12 * (1 - math.exp(-second / warm_s)) if warm_s else 0.0 for second in range(seconds)]
+    return [
+        (float(second), 50 + warm[second] + leak_per_s * second + rng.expovariate(2) + (rng.random() < 0.1) * 4)
+        for second in range(seconds)
+    ]
+
+
+def test_the_floor_is_the_least_of_each_window() -> None:
+    samples = [(10.0, 5.0), (11.0, 4.0), (12.5, 9.0), (13.0, 7.0), (19.9, 1.0)]
+    assert floor(samples, 2.0) == [(11.0, 4.0), (13.0, 7.0), (19.9, 1.0)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_process_that_warms_up_has_settled_only_then_and_grows_no_more(seed: int) -> None:
+    found = settled_growth(memory(3600, seed, warm_s=150.0))
+    assert found.settled
+    assert 3600 * 0.1 < found.since_s <= 3600 * 0.5
+    assert found.growth.lowest_per_s * 3600 < 0.2
+    assert found.growth.highest_per_s * 3600 < 1.0, "so a growth of 1 MiB an hour would be seen"
+
+
+@pytest.mark.parametrize("warm_s", [0.0, 150.0])
+def test_a_leak_of_one_mebibyte_an_hour_is_found_in_an_hour(warm_s: float) -> None:
+    found = settled_growth(memory(3600, leak_per_s=1 / 3600, warm_s=warm_s))
+    assert found.growth.lowest_per_s * 3600 > 0.5
+    assert found.growth.highest_per_s * 3600 < 1.7
+
+
+def test_a_leak_is_no_warm_up() -> None:
+    found = settled_growth(memory(900, leak_per_s=0.1))
+    assert found.settled
+    assert found.since_s < 0.2 * 900
+    assert found.growth.per_s == pytest.approx(0.1, rel=0.02)
+
+
+def test_a_warm_up_longer_than_the_soak_is_told() -> None:
+    assert not settled_growth(memory(900, warm_s=300.0)).settled
 
 
 def test_growth_needs_samples() -> None:

@@ -8,7 +8,19 @@ from random import Random
 
 import pytest
 
-from foveate.tools.simulation import POLICIES, Camera, FairShares, Outcome, Scenario, jain, overloaded
+from foveate.engines.profile import LatencyProfile
+from foveate.tools.simulation import (
+    POLICIES,
+    Camera,
+    FairShares,
+    Outcome,
+    Scenario,
+    SimulatedEngine,
+    arrivals,
+    jain,
+    overloaded,
+    simulate,
+)
 
 PER_BATCH_MS, PER_FRAME_MS, MAX_BATCH = 1.5, 0.25, 32
 CAPACITY_FPS = MAX_BATCH / (PER_BATCH_MS + MAX_BATCH * PER_FRAME_MS) * 1e3
@@ -76,6 +88,48 @@ def test_a_noisy_engine_makes_few_answers_late() -> None:
     outcome = replace(overloaded(3.0, seconds=3.0), noise=0.06).run(FairShares)
     assert outcome.goodput_fps >= 0.9 * CAPACITY_FPS
     assert outcome.late_share <= 0.002
+
+
+class Stalling(SimulatedEngine):
+    """Every so many runs one takes longer, as when the machine does something else."""
+
+    def __init__(self, profile: LatencyProfile, every: int, stall_ms: float) -> None:
+        super().__init__(profile, noise=0.02, seed=1)
+        self._every = every
+        self._stall_ns = int(stall_ms * 1e6)
+        self._runs = 0
+
+    def run_ns(self, batch: int) -> int:
+        self._runs += 1
+        return super().run_ns(batch) + (self._stall_ns if self._runs % self._every == 0 else 0)
+
+
+def on_a_stalling_engine(load: float, *, every: int, stall_ms: float) -> tuple[float, float]:
+    """On time of what is sent, and late of what is answered: eight streams at an engine of 20 ms for a single frame."""
+    profile = SimulatedEngine.from_line(18.0, 2.0, 4).profile
+    seconds, engine = 20.0, Stalling(profile, every, stall_ms)
+    fps = load * engine.capacity_fps(4) / 8
+    cameras = [Camera(fps, budget_ms=4 * 26.0, stalls_per_minute=0) for _ in range(8)]
+    policy = FairShares(profile, cameras)
+    outcome = simulate(policy, engine, arrivals(cameras, seconds, seed=1), Outcome(cameras, seconds))
+    sent = sum(stream.received for stream in outcome.streams)
+    return sum(stream.on_time for stream in outcome.streams) / sent, outcome.late_share
+
+
+def test_a_stall_costs_a_slow_engine_the_frames_of_the_stall_and_no_more() -> None:
+    """Kept free for seconds after each one, the time of a stall would cost many times as much."""
+    share, _ = on_a_stalling_engine(0.8, every=500, stall_ms=200)
+    assert share >= 0.98
+    share, _ = on_a_stalling_engine(3.0, every=500, stall_ms=200)
+    assert share >= 0.98 / 3
+    share, late = on_a_stalling_engine(3.0, every=100, stall_ms=60)
+    assert share >= 0.97 / 3
+    assert late <= 0.002
+
+
+@pytest.mark.parametrize(("every", "stall_ms"), [(20, 10), (50, 30), (100, 20)])
+def test_stalls_within_a_run_make_no_answer_late(every: int, stall_ms: float) -> None:
+    assert on_a_stalling_engine(3.0, every=every, stall_ms=stall_ms)[1] <= 0.001
 
 
 def test_weights_of_three_to_one_give_three_to_one() -> None:

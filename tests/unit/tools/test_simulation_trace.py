@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foveate.engines.profile import LatencyProfile
+from foveate.service.arbiter import Beside
 from foveate.service.prediction import LatencyModel
 from foveate.service.scheduler import Scheduler
 from foveate.service.scheduler_trace import RecordedLatency, RecordedScheduler, replay
@@ -30,12 +31,14 @@ cameras = st.builds(
 )
 
 
-def recorded(scenario: Scenario) -> list[str]:
-    """The trace of the scheduler in a simulated second."""
+def recorded(scenario: Scenario, others: Beside | None = None) -> list[str]:
+    """The trace of the scheduler in a simulated second; `others` are lanes beside it on its device."""
     lines: list[str] = []
 
     def recorder(profile: LatencyProfile) -> Scheduler[Arrival]:
-        return RecordedScheduler(RecordedLatency(profile, lines.append), scenario.max_batch, lines.append)
+        made = RecordedScheduler[Arrival](RecordedLatency(profile, lines.append), scenario.max_batch, lines.append)
+        made.share(others or Beside())
+        return made
 
     outcome = scenario.run(lambda profile, cameras: FairShares(profile, cameras, recorder))
     assert outcome.batches == sum(json.loads(line).get("do") == "run" for line in lines)
@@ -46,11 +49,16 @@ small = Scenario([Camera(), Camera(excess=4.0), Camera(queue_depth=3, weight=2.0
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(cameras, min_size=1, max_size=10), st.integers(0, 100))
+@given(
+    st.lists(cameras, min_size=1, max_size=10),
+    st.integers(0, 100),
+    st.none() | st.builds(Beside, st.integers(1, 60_000_000), st.none() | st.integers(0, 60_000_000)),
+)
 def test_a_recorded_trace_is_decided_the_same_by_the_scheduler_and_by_the_plain_rules(
-    cameras: list[Camera], seed: int
+    cameras: list[Camera], seed: int, others: Beside | None
 ) -> None:
-    lines = recorded(replace(small, cameras=cameras, seed=seed))
+    lines = recorded(replace(small, cameras=cameras, seed=seed), others)
+    assert (json.loads(lines[1])["do"] == "share") == (others is not None)
     replayed = list(replay(lines))
     assert len(replayed) == len(lines) - 1
     assert all(event.same for event in replayed)
@@ -77,6 +85,8 @@ def decided_by_reference(lines: list[str]) -> None:
                 assert batch == event["batch"]
                 assert [[number, "expired"] for number in expired] == event["refused"]
                 assert wake_at == event["wake_at"]
+            case "share":
+                reference.longest_beside_ns, reference.patience_ns = event["longest_run"], event["patience"]
             case "run":
                 latency.observe_run(event["batch"], event["took"], event["at"])
 

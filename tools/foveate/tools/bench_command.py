@@ -205,7 +205,10 @@ def max_streams(
 def soak(
     load: Annotated[float, typer.Option(min=0.01, help="Of the engine's raw rate.")] = 0.7,
     streams: Streams = 16,
-    seconds: Annotated[float, typer.Option(min=30.0, help="How long it lasts, a fifth of it as warm-up.")] = 900.0,
+    seconds: Annotated[
+        float,
+        typer.Option(min=30.0, help="How long it lasts. The longer, the smaller the growth it can tell."),
+    ] = 3600.0,
     plant_leak: Annotated[
         int, typer.Option(metavar="BYTES", help="Let the fake engine keep so many bytes per batch: must be found.")
     ] = 0,

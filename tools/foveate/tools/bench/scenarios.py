@@ -14,7 +14,7 @@ from typing import Any
 from foveate.client import Verdict
 from foveate.client.settings import StreamSettings
 from foveate.tools.bench.figures import LoadFigures, figures
-from foveate.tools.bench.growth import growth
+from foveate.tools.bench.growth import settled_growth
 from foveate.tools.bench.load import StreamLog, StreamPlan, run_load
 from foveate.tools.bench.raw_rate import RawRate
 from foveate.tools.bench.served import Served
@@ -179,6 +179,9 @@ class Soak:
 
     measured: Measured
     warmup_s: float
+    """From when on memory grew no differently until the end."""
+    settled: bool
+    """False: it was still growing less and less; a longer soak is called for."""
     memory_mb_per_h: float
     lowest_mb_per_h: float
     highest_mb_per_h: float
@@ -188,15 +191,22 @@ class Soak:
     samples: tuple[tuple[float, float], ...]
     """Second and MiB."""
 
+    @property
+    def resolves_mb_per_h(self) -> float:
+        """A growth smaller than this cannot be told from none by so long a soak."""
+        return (self.highest_mb_per_h - self.lowest_mb_per_h) / 2
+
     def to_json(self) -> dict[str, Any]:
         facts = {name: getattr(self, name) for name in self.__slots__ if name != "measured"}
-        return {**facts, "measured": self.measured.to_json()}
+        resolves = {"resolves_mb_per_h": round(self.resolves_mb_per_h, 3)}
+        return {**facts, **resolves, "measured": self.measured.to_json()}
 
 
-async def soak(target: Target, wanted: Cameras, *, warmup_share: float = 0.2, every_s: float = 2.0) -> Soak:
+async def soak(target: Target, wanted: Cameras, *, every_s: float = 1.0) -> Soak:
     """Offer one load for long and watch the memory, threads and descriptors of the server's processes.
 
-    Raises: ValueError for a server that was not started here, whose processes cannot be seen.
+    Raises: ValueError for a server that was not started here, whose processes cannot be seen, or a soak that is too
+    short.
     """
     if target.served.usage() is None:
         raise ValueError("only a server that is started here can be watched: leave the address out")
@@ -214,12 +224,16 @@ async def soak(target: Target, wanted: Cameras, *, warmup_share: float = 0.2, ev
         measured = await measure(target, wanted)
     finally:
         watcher.cancel()
-    settled = [each for each in samples if warmup_share * wanted.seconds <= each[0] <= wanted.seconds]
-    slope = growth([(second, memory / _MEBIBYTE) for second, memory, *_ in settled])
-    first, last = settled[0], settled[-1]
+    under_load = [each for each in samples if each[0] <= wanted.seconds]
+    if len(under_load) < 2:
+        raise ValueError(f"a soak of {wanted.seconds:g} s is too short to be watched every {every_s:g} s")
+    found = settled_growth([(second, memory / _MEBIBYTE) for second, memory, *_ in under_load])
+    slope = found.growth
+    first, last = next(each for each in under_load if each[0] >= found.since_s), under_load[-1]
     return Soak(
         measured,
-        warmup_share * wanted.seconds,
+        round(found.since_s, 1),
+        found.settled,
         round(slope.per_s * 3600, 3),
         round(slope.lowest_per_s * 3600, 3),
         round(slope.highest_per_s * 3600, 3),

@@ -78,6 +78,12 @@ def groups_line(measured: Measured) -> str:
     return "; ".join(told)
 
 
+def _resolved(result: Soak) -> str:
+    if not result.settled:
+        return "it had not settled then: soak longer"
+    return f"a growth below {result.resolves_mb_per_h:.2f} MiB/h cannot be told from none"
+
+
 def soak_table(result: Soak) -> Table:
     """What changed over a soak."""
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -85,6 +91,7 @@ def soak_table(result: Soak) -> Table:
     table.add_column()
     bounds = f"{result.lowest_mb_per_h:+.2f} to {result.highest_mb_per_h:+.2f}"
     table.add_row("memory", f"{result.memory_mb_per_h:+.2f} MiB/h (95 % between {bounds})")
+    table.add_row("", f"after a warm-up of {result.warmup_s:.0f} s; {_resolved(result)}")
     table.add_row("threads", f"{result.threads[0]} -> {result.threads[1]}")
     table.add_row("descriptors", f"{result.descriptors[0]} -> {result.descriptors[1]}")
     return table
