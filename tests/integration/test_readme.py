@@ -16,7 +16,8 @@ import pytest
 
 from foveate.models.package import import_file, load_package
 from foveate.models.store import ModelStore
-from foveate.service.config import load_config
+from foveate.service.config import PipelineConfig, load_config
+from foveate.tools.watch.settings import load_cameras
 from support.shared_models import centerface, picture
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,7 +81,8 @@ def _commands() -> list[str]:
 
 @pytest.mark.parametrize("line", _commands())
 def test_a_command_runs_as_printed(line: str, server: str, folder: Path, environment: dict[str, str]) -> None:
-    arguments = [FOVEATE, *shlex.split(line.replace("127.0.0.1:50051", server))[1:]]
+    line = line.replace("127.0.0.1:50051", server).replace("127.0.0.1:8080", "127.0.0.1:0")
+    arguments = [FOVEATE, *shlex.split(line)[1:]]
     done = subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     for name in re.findall(r"--(?:output|json) (\S+)", line):
@@ -103,10 +105,26 @@ def test_the_python_code_runs_as_printed(server: str, folder: Path, environment:
 
 
 def test_the_settings_are_read_as_printed(tmp_path: Path) -> None:
-    (text,) = _blocks("toml")
-    (tmp_path / "foveate.toml").write_text(text, encoding="utf-8")
-    lobby = load_config(tmp_path / "foveate.toml").pipelines["lobby"]
+    pipelines: dict[str, PipelineConfig] = {}
+    for text in _blocks("toml"):
+        if "[pipelines" in text:
+            (tmp_path / "foveate.toml").write_text(text, encoding="utf-8")
+            pipelines |= load_config(tmp_path / "foveate.toml").pipelines
+    lobby, street = pipelines["lobby"], pipelines["street"]
     assert (lobby.min_score, lobby.engine.max_batch, lobby.engine.threads) == (0.4, 4, 2)
+    assert street.track
+    assert [stage.pipeline for stage in street.cascade] == ["imagenet"]
+
+
+def test_the_cameras_are_read_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("YARD_PASSWORD", "yard-secret")
+    monkeypatch.setenv("MQTT_PASSWORD", "mqtt-secret")
+    (text,) = [text for text in _blocks("toml") if "[[camera]]" in text]
+    (tmp_path / "cameras.toml").write_text(text, encoding="utf-8")
+    cameras, outputs = load_cameras(tmp_path / "cameras.toml")
+    assert [camera.name for camera in cameras] == ["yard", "gate"]
+    assert cameras[0].url.get_secret_value() == "rtsp://me:yard-secret@10.0.0.7/stream"
+    assert [output.kind for output in outputs] == ["mqtt", "webhook"]
 
 
 def test_what_make_is_asked_for_is_there() -> None:

@@ -236,7 +236,7 @@ def test_slow_decoding_holds_up_nobody_else(monkeypatch: pytest.MonkeyPatch) -> 
             assert go_on.wait(20)
         return decode_into(row, data, kind, size, model)
 
-    monkeypatch.setattr("foveate.service.ingest.decode_into", slow_for_wide_frames)
+    monkeypatch.setattr("foveate.service.whole_frame.decode_into", slow_for_wide_frames)
     with running_service() as service, RawStream(service.stub) as slow, RawStream(service.stub) as quick:
         for stream in (slow, quick):
             stream.open(budget_ms=20_000)

@@ -22,5 +22,5 @@ def _fragile(row: Any, data: Any, kind: Any, size: tuple[int, int], model: Any) 
 
 
 if __name__ == "__main__":
-    with patch("foveate.service.ingest.decode_into", _fragile):
+    with patch("foveate.service.whole_frame.decode_into", _fragile):
         ingest_process.main()

@@ -6,10 +6,10 @@ import asyncio
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 
@@ -21,6 +21,8 @@ from support.service import grey_config, loop_in_thread
 
 __all__ = ["ServiceOfProcesses", "gone", "service_of_processes", "shared_memory_names"]
 
+T = TypeVar("T")
+
 FAKE_ENGINE = "support.fake_engine_process"
 POISONED_INGEST = "support.poisoned_ingest_process"
 
@@ -28,8 +30,9 @@ POISONED_INGEST = "support.poisoned_ingest_process"
 class ServiceOfProcesses:
     """A service whose processes a test may kill."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
+    def __init__(self, supervisor: Supervisor, loop: asyncio.AbstractEventLoop) -> None:
         self.supervisor = supervisor
+        self._loop = loop
         self.address = supervisor.address
         self._channels: list[grpc.Channel] = []
         self.stub = self.new_stub()
@@ -39,6 +42,10 @@ class ServiceOfProcesses:
         channel = grpc.insecure_channel(self.address, [("grpc.use_local_subchannel_pool", 1)])
         self._channels.append(channel)
         return pb_grpc.VisionStub(channel)  # type: ignore[no-untyped-call]
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine in the supervisor's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
     def pid(self, name: str) -> int:
         return self.supervisor.processes[name]
@@ -71,10 +78,10 @@ class ServiceOfProcesses:
 
 @contextmanager
 def service_of_processes(
-    *, ingests: int = 2, devices: Sequence[str] = ("cpu",), ingest: str = "", **settings: Any
+    *, ingests: int = 2, devices: Sequence[str] = ("cpu",), ingest: str = "", engine: str = FAKE_ENGINE, **settings: Any
 ) -> Iterator[ServiceOfProcesses]:
     """Serve until the block ends; PYTHONPATH must lead the children to the tests."""
-    programs = Programs(engine=FAKE_ENGINE, ingest=ingest) if ingest else Programs(engine=FAKE_ENGINE)
+    programs = Programs(engine=engine, ingest=ingest) if ingest else Programs(engine=engine)
     config = load_config(**{"listen": "127.0.0.1:0", "pipelines": grey_config(), "devices": tuple(devices), **settings})
     with loop_in_thread() as loop:
 
@@ -84,7 +91,7 @@ def service_of_processes(
             return supervisor
 
         supervisor = asyncio.run_coroutine_threadsafe(start(), loop).result(40)
-        service = ServiceOfProcesses(supervisor)
+        service = ServiceOfProcesses(supervisor, loop)
         try:
             yield service
         finally:

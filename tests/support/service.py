@@ -147,9 +147,13 @@ def running_service(
     profile_ms: float = 1.0,
     slots: int = 3,
     unavailable: Mapping[str, str] | None = None,
+    opened_by: OpenPipelines | None = None,
     **settings: Any,
 ) -> Iterator[RunningService]:
-    """Serve the fake detector as pipeline `grey`; `profile_ms` is what the scheduler believes a batch takes."""
+    """Serve the fake detector as pipeline `grey`; `profile_ms` is what the scheduler believes a batch takes.
+
+    `opened_by` serves something else.
+    """
     engine = engine or fake_engine()
     others = {name: Unavailable(name, "none", reason) for name, reason in (unavailable or {}).items()}
     config = _config(slots, settings)
@@ -157,7 +161,7 @@ def running_service(
     with loop_in_thread() as loop:
 
         async def start() -> Server:
-            opening = fake_opening(engine, profile_ms, others)
+            opening = opened_by or fake_opening(engine, profile_ms, others)
             linked = LinkedStation(opening) if over_messages else None
             server = Server(config, linked.open, linked) if linked else Server(config, opening)
             if linked:

@@ -11,6 +11,7 @@ from typing import Any, Self, Unpack
 import grpc
 import grpc.aio
 
+from foveate.client.access_unit import VIDEO_FORMATS
 from foveate.client.convert import (
     infer_message,
     pipeline_from_message,
@@ -99,6 +100,10 @@ class AsyncClient:
         A `paced` stream sends no faster than the server advises, which is what it can expect to be answered
         OK: sending more costs bandwidth and gains no answers. None: live sources are paced, others are not,
         since a file's frames may as well arrive as fast as the window lets them.
+
+        With ``format=PixelFormat.H264`` or ``H265`` a frame is an access unit, as bytes, and builds on those before
+        it. So a live video is not paced, some of its units may wait, and where one has to be left out, all up to the
+        next key frame are DROPPED.
         """
         stream = AsyncStream(
             self._target,
@@ -106,7 +111,7 @@ class AsyncClient:
             frames,
             settings,
             live=live,
-            paced=live if paced is None else paced,
+            paced=live and settings.get("format") not in VIDEO_FORMATS if paced is None else paced,
             max_message_bytes=self._max_message_bytes,
             reconnect=self._reconnect,
             on_event=self._on_event,

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import grpc
 
+from foveate.client.access_unit import VIDEO_FORMATS, is_key_frame
 from foveate.client.call import StreamCall
 from foveate.client.convert import open_message, stream_info_from_message
 from foveate.client.errors import StreamBroken, Unreachable, refused_from_status
@@ -22,7 +23,7 @@ from foveate.client.pace import Pace
 from foveate.client.reconnect import Outage, Reconnect
 from foveate.client.result import Result
 from foveate.client.server_info import StreamInfo
-from foveate.client.settings import StreamSettings
+from foveate.client.settings import PixelFormat, StreamSettings
 from foveate.client.source import Frames, read_frames
 from foveate.client.wakeup import Wakeup
 from foveate.proto import vision_pb2
@@ -96,7 +97,11 @@ class AsyncStream:
         self._outage = Outage(reconnect, random.Random())
         self._steady_s = reconnect.longest_delay_s
         self._on_event = on_event
-        self._flow = FrameFlow(newest_wins=live)
+        wanted = PixelFormat(settings.get("format", PixelFormat.AUTO))
+        self._video = wanted if wanted in VIDEO_FORMATS else None
+        if self._video and paced:
+            raise ValueError(f"a {self._video} stream cannot be paced: each of its access units has to be sent")
+        self._flow = FrameFlow(newest_wins=live, video=self._video is not None)
         self._pace = Pace() if paced else None
         self._wakeup = Wakeup()
         self._task: asyncio.Task[None] | None = None
@@ -112,7 +117,8 @@ class AsyncStream:
 
     @property
     def dropped(self) -> int:
-        """Frames of a live source that a newer one replaced before they were sent."""
+        """Frames of a live source that were left out before they were sent: a newer one replaced them, or of a video,
+        the next key frame had to be waited for."""
         return self._flow.dropped
 
     @property
@@ -203,7 +209,7 @@ class AsyncStream:
         if why := oversize(payload, self._max_message_bytes):
             self._flow.reject(why)
         else:
-            self._flow.offer(payload)
+            self._flow.offer(payload, key=self._video is None or is_key_frame(payload.data, self._video))
         self._wakeup.notify()
         return True
 

@@ -89,13 +89,16 @@ class Batch:
         rows = {entry: row for row, entry in enumerate(self.ready())}
         return {entry: replace(at, row=rows[entry]) for entry, at in self.on_device.items() if entry in rows}
 
+    def late(self, now_ns: int, needed_ns: int) -> list[Entry]:
+        """The frames that would be late if the batch began now."""
+        return [entry for entry in self.ready() if now_ns + needed_ns > entry.deadline_ns]
+
     def expire(self, now_ns: int, needed_ns: int) -> Iterator[tuple[Entry, Refused]]:
         """Take out the frames that would be late if the batch began now."""
-        for entry in self.ready():
-            if now_ns + needed_ns > entry.deadline_ns:
-                entry.out = True
-                why = "its decoding, or the batch before it, took longer than predicted"
-                yield entry, Refused(entry.frame, Verdict.EXPIRED, why)
+        for entry in self.late(now_ns, needed_ns):
+            entry.out = True
+            why = "its decoding, or the batch before it, took longer than predicted"
+            yield entry, Refused(entry.frame, Verdict.EXPIRED, why)
 
 
 def by_ingest(entries: Iterable[Entry]) -> dict[IngestPort, list[Entry]]:

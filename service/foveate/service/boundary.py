@@ -39,6 +39,8 @@ class FrameTicket(NamedTuple):
     deadline_ns: int
     prepare_ns: int
     """Predicted time to decode it."""
+    again: bool = False
+    """Whether the device has had it before, with an earlier deadline, and refused it."""
 
 
 class Row(NamedTuple):
@@ -103,7 +105,7 @@ class LaneStatus:
     batches: int
     """Run since the start."""
     frames: int
-    """Inferred since the start."""
+    """Inferred since the start; each crop of a cascade counts as one."""
     busy_share: float
     """Of the last five seconds, the share in which the engine ran; 0..1."""
     batch_cap: int

@@ -27,10 +27,12 @@ from foveate.engines.errors import ConfigError
 
 __all__ = [
     "DEFAULT_PIPELINES",
+    "CascadeConfig",
     "EngineConfig",
     "Limits",
     "PipelineConfig",
     "ServiceConfig",
+    "TrackConfig",
     "config_from_json",
     "load_config",
     "only_pipelines",
@@ -51,7 +53,8 @@ class Limits(_Section):
     max_pixels: Annotated[int, Field(ge=64)] = 40_000_000
     """Width times height of one frame, checked in its header before anything is decoded."""
     max_waiting_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024 * 1024
-    """Bytes of all unanswered frames together; beyond it frames are REJECTED. Keep it well below the memory."""
+    """Bytes of all unanswered frames together, of a video's as pictures (3 MB at 1080p); beyond it frames are REJECTED.
+    Keep it well below the memory."""
     max_queue_depth: Annotated[int, Field(ge=1)] = 64
     """Frames that a stream opened with QUEUE may let wait."""
 
@@ -87,6 +90,47 @@ class EngineConfig(_Section):
         return EngineWish(self.backend, self.precision, self.max_batch, self.engine)
 
 
+class CascadeConfig(_Section):
+    """One stage of a detector's cascade: another pipeline looks at crops of what was detected."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
+    """What the stage finds out: the name of the attribute in answers, such as `kind` or `colour`."""
+    pipeline: str
+    """The pipeline that crops go to: a classifier's or an embedding's, configured here too. Crops of all frames and
+    streams share its batches, with each other and with whole frames that streams send it."""
+    classes: tuple[str, ...] = ()
+    """Labels of the detections that it looks at. Default: all."""
+    margin: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
+    """Added to the box on each side, as a share of its width and height; what leaves the frame is cut off."""
+    min_size_px: Annotated[int, Field(ge=1)] = 16
+    """Detections whose box is narrower or lower than this, in pixels of the frame, have no crop: there is too little
+    to see in it."""
+    max_crops: Annotated[int, Field(ge=1, le=100)] = 8
+    """Most crops of one frame, those with the best scores; the other detections go without."""
+    min_score: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
+    """A class that scores less is no attribute. Default: the threshold of the stage's pipeline."""
+
+
+class TrackConfig(_Section):
+    """How objects are followed from frame to frame. An empty section is enough to turn it on."""
+
+    lost_s: Annotated[float, Field(ge=0.1, le=30.0)] = 1.5
+    """Seconds that an object may be out of sight and still get its id back. Longer ones bridge longer hidden spells,
+    and more often give the id to somebody else."""
+    new_score: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
+    """Score from which a detection begins a track; lower ones, as far as the pipeline's `min_score` lets them through,
+    only go on with one. Lower it for a model whose good detections score less."""
+    confirm_frames: Annotated[int, Field(ge=1, le=30)] = 2
+    """Frames that must have seen an object before it gets an id. With 1 it has one at once, and so has what the
+    detector makes up."""
+    across_classes: bool = False
+    """Whether a track may change its class: for a model that calls the same thing a car and then a truck. Otherwise
+    only detections of one class make up a track."""
+    refresh_s: Annotated[float, Field(gt=0.0)] = 5.0
+    """Seconds after which a cascade looks again at an object whose class is settled; sooner while its votes disagree
+    or are weak, and when its box has changed its size by half."""
+
+
 class PipelineConfig(_Section):
     """One name that streams can ask for."""
 
@@ -100,6 +144,10 @@ class PipelineConfig(_Section):
     """Whether a model that nobody trained is served, to measure how fast it runs: its answers mean nothing."""
     engine: EngineConfig = EngineConfig()
     """How its engine runs."""
+    cascade: tuple[CascadeConfig, ...] = ()
+    """Stages that look closer at what a detector found, each within the frame's own budget. Default: none."""
+    track: TrackConfig | None = None
+    """Follows objects along a stream, and gives them ids; needs the extra `track`. Default: off."""
 
 
 DEFAULT_PIPELINES: Mapping[str, PipelineConfig] = {
@@ -123,6 +171,13 @@ class ServiceConfig(BaseSettings):
 
     listen: str = "127.0.0.1:50051"
     """HOST:PORT of the gRPC server; port 0 takes a free one, `unix:PATH` a socket. 0.0.0.0 opens it to the network."""
+    http: str = ""
+    """HOST:PORT of the live page in a browser, /metrics, /healthz and /readyz; `:8080` is port 8080 on all addresses.
+    Whoever reaches it sees the cameras' pictures without a password: 127.0.0.1:8080 keeps it on this machine.
+    Needs the extra `http`. Default: none."""
+    http_names: tuple[str, ...] = ()
+    """Names by which browsers may reach the live page, beside IP addresses and this machine's own name: a web page
+    elsewhere must not get at it by having a name of its own lead here."""
     ingest_processes: Literal["auto"] | Annotated[int, Field(ge=0, le=64)] = "auto"
     """Processes that receive and decode frames; 0: everything in one process. `auto`: 0 on up to 4 cores, else one for
     every 4 cores. Several share a port; a `unix:` socket has one."""
@@ -142,7 +197,11 @@ class ServiceConfig(BaseSettings):
     default_budget_ms: Annotated[int, Field(ge=1)] = 250
     """Milliseconds from capture to answer for streams that name no budget."""
     decode_threads: Annotated[int, Field(ge=0)] = 0
-    """Frames of one batch that are decoded side by side; 0: as many as this process has cores."""
+    """Frames of one batch that are decoded side by side, and beside them as many video streams; 0: as many as this
+    process has cores."""
+    video_decode: Literal["cpu", "gpu"] = "cpu"
+    """Where H.264 and H.265 streams are decoded: `gpu` is NVDEC of the first GPU, which gives the pictures back to the
+    host; it spares cores and finds fewer broken access units. A server without it refuses such streams then."""
     drain_grace_ms: Annotated[int, Field(ge=0)] = 10_000
     """Milliseconds that open streams get to end by themselves when the server is asked to stop."""
     resume_s: Annotated[float, Field(ge=0.0)] = 30.0
@@ -156,6 +215,9 @@ class ServiceConfig(BaseSettings):
     """File for a trace of single frames in Chrome's JSON format, which Perfetto shows; overwritten. Default: none."""
     trace_sample: Annotated[int, Field(ge=1)] = 100
     """Of so many answers one is traced; 1 traces all, which costs some hundred microseconds each."""
+    metrics_streams: Annotated[int, Field(ge=0, le=1000)] = 100
+    """Streams that have metrics of their own, each 48 series; only those that their clients named. All others
+    are counted together. More of them cost Prometheus memory, and a moment of each scrape."""
     limits: Limits = Limits()
     """What a client may ask for."""
 
@@ -166,6 +228,27 @@ class ServiceConfig(BaseSettings):
         if self.default_pipeline and self.default_pipeline not in self.pipelines:
             known = ", ".join(self.pipelines)
             raise ValueError(f"default_pipeline {self.default_pipeline!r} is not one of: {known}")
+        return self
+
+    @model_validator(mode="after")
+    def _cascades_make_sense(self) -> Self:
+        for name, pipeline in self.pipelines.items():
+            said = set[str]()
+            for stage in pipeline.cascade:
+                where = f"pipelines.{name}.cascade {stage.name!r}"
+                if stage.name in said:
+                    raise ValueError(f"{where}: another stage of the pipeline has that name already, choose another")
+                said.add(stage.name)
+                if (runs_on := self.pipelines.get(stage.pipeline)) is None:
+                    known = ", ".join(each for each in self.pipelines if each != name) or "none beside it"
+                    raise ValueError(
+                        f"{where}: pipeline {stage.pipeline!r} is not configured, expected one of: {known}"
+                    )
+                if runs_on.cascade:
+                    own = (
+                        "the pipeline itself" if stage.pipeline == name else f"{stage.pipeline!r}, which has a cascade"
+                    )
+                    raise ValueError(f"{where} runs on {own}: expected a classifier or embedding without one")
         return self
 
     @property
@@ -251,12 +334,13 @@ def config_from_json(text: str) -> ServiceConfig:
 
 
 def only_pipelines(config: ServiceConfig, names: Sequence[str]) -> ServiceConfig:
-    """The same settings with these of its pipelines alone, the first as the default.
+    """The same settings with these of its pipelines alone, and those of their cascades; the first is the default.
 
     Raises: ConfigError for a name that is not configured.
     """
     unknown = [name for name in names if name not in config.pipelines]
     if unknown:
         raise ConfigError(f"no pipeline {unknown[0]!r} is configured: expected one of {', '.join(config.pipelines)}")
-    wanted = {name: config.pipelines[name] for name in names}
+    stages = [stage.pipeline for name in names for stage in config.pipelines[name].cascade]
+    wanted = {name: config.pipelines[name] for name in (*names, *stages)}
     return config.model_copy(update={"pipelines": wanted, "default_pipeline": names[0]})

@@ -21,19 +21,21 @@ def config_text(config: ServiceConfig) -> str:
 
 
 def _lines(section: BaseModel, path: tuple[str, ...]) -> Iterator[str]:
-    tables: list[tuple[tuple[str, ...], BaseModel]] = []
+    tables: list[tuple[str, tuple[str, ...], BaseModel]] = []
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
         if isinstance(value, BaseModel):
-            tables.append(((*path, name), value))
+            tables.append(("[{}]", (*path, name), value))
         elif isinstance(value, dict):
-            tables.extend(((*path, name, key), item) for key, item in value.items())
+            tables.extend(("[{}]", (*path, name, key), item) for key, item in value.items())
+        elif isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
+            tables.extend(("[[{}]]", (*path, name), item) for item in value)
         else:
             yield from (f"# {line}" for line in textwrap.wrap(field.description or "", 110))
             yield f"{name} = {_value(value)}" if value is not None else f"# {name} ="
             yield ""
-    for table, value in tables:
-        yield f"[{'.'.join(_key(part) for part in table)}]"
+    for heading, table, value in tables:
+        yield heading.format(".".join(_key(part) for part in table))
         yield from _lines(value, table)
 
 

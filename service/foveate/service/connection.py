@@ -137,10 +137,9 @@ class Connection:
             await self._wake.wait()
 
     def _result(self, opened: OpenedStream, frame: Frame, answer: Answer, *, caught_up: bool) -> pb.StreamReply:
-        if self._reception.trace is not None:
-            self._reception.trace.add(opened.stream.stream_id, frame, answer)
+        self._reception.tell(opened.stream, frame, answer)
         if answer.run is not None and caught_up:
-            took_ns = frame.received_ns + answer.times.total - answer.run.ended_ns
+            took_ns = frame.received_ns + answer.times.total - answer.run.ended_ns - answer.times.cascade
             opened.station.device.observe_reply(opened.stream.number, took_ns)
         labels = opened.pipeline.model.labels
         return pb.StreamReply(result=result_message(frame, answer, labels, self._advised_fps(opened)))

@@ -91,6 +91,10 @@ def options_from_open(message: pb.OpenStream, pipeline: Pipeline, budget_ms: int
 
 def options_from_infer(message: pb.InferRequest, pipeline: Pipeline, budget_ms: int) -> StreamOptions:
     """What a single picture asks for. Raises: as `options_from_open`."""
+    if (kind := _FORMATS.get(message.format)) and kind.video:
+        raise UnsupportedFormat(
+            f"{kind.name} is decoded along a stream, not for single pictures: open a stream, or send JPEG, PNG or WebP"
+        )
     return StreamOptions(
         pipeline=pipeline.name,
         budget_ns=(message.frame.budget_ms or budget_ms) * _MS,
@@ -242,8 +246,6 @@ def _format(value: int, width: int, height: int) -> PixelFormat:
     kind = _FORMATS.get(value)
     if kind is None:
         raise UnsupportedFormat(f"pixel format {value} is unknown to this server")
-    if kind in (PixelFormat.H264, PixelFormat.H265):
-        raise UnsupportedFormat(f"{kind.name} streams are not served here: send JPEG, PNG, WebP or raw frames")
     if kind.raw and not (width and height):
         raise ProtocolError(f"{kind.name} frames have no header: give their width and height, got {width}x{height}")
     if kind is PixelFormat.RAW_NV12 and (width % 2 or height % 2):

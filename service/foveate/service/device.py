@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 
 from foveate.engines.errors import ConfigError, EngineUnavailable
@@ -18,6 +19,8 @@ from foveate.service.lane import Lane
 __all__ = ["Device", "DeviceSession"]
 
 _RATES_KEPT_NS = 500_000_000
+_FEW_FPS = 1e-3
+"""Of a stream that has sent nothing: next to no load."""
 
 
 class Device:
@@ -67,9 +70,10 @@ class Device:
             raise EngineUnavailable(f"pipeline {lane.pipeline!r} is not served any more: {lane.lost}")
         options, latency, cap = stream.options, lane.latency, lane.batch_cap
         with self._lock:
-            spoken_for = admission.guaranteed_load(list(self._streams), options.priority, self._load_of)
-            peers = self._streams_of(lane)
-            fits_fps = admission.fitting_rate(options, peers, latency, cap, time.monotonic_ns())
+            beside = self._streams_beside(lane)
+            spoken_for = admission.guaranteed_load(list(beside), options.priority, self._load_of)
+            cost_s = admission.frame_s(latency, cap)
+            fits_fps = admission.fitting_rate(options, cost_s, beside, time.monotonic_ns())
             stream.grant = admission.admit_stream(options, latency, cap, spoken_for, fits_fps)
             self._streams[stream] = lane
         self.rate(at_once=True)
@@ -91,19 +95,24 @@ class Device:
             return
         with self._lock:
             self._rated_ns = now_ns
-            for lane in self.lanes.values():
-                streams = self._streams_of(lane)
-                rates = admission.advised_rates(streams, lane.latency, lane.batch_cap, now_ns)
+            for lane in {lane.device_time: lane for lane in self.lanes.values()}.values():
+                streams = self._streams_beside(lane)
+                rates = admission.advised_rates(streams, now_ns)
                 for stream in streams:
                     stream.advised_fps = rates[stream.stream_id]
 
-    def _streams_of(self, lane: Lane) -> list[DeviceStream]:
-        return [stream for stream, runs_on in self._streams.items() if runs_on is lane]
+    def _streams_beside(self, lane: Lane) -> dict[DeviceStream, float]:
+        """The streams of all lanes that share a lane's device time, and what a frame of each takes of it in seconds."""
+        lanes = [each for each in self.lanes.values() if each.device_time is lane.device_time]
+        costs_s = {each: admission.frame_s(each.latency, each.batch_cap) for each in lanes}
+        return {stream: costs_s[runs_on] for stream, runs_on in self._streams.items() if runs_on in costs_s}
 
     def _load_of(self, stream: DeviceStream) -> float:
         """The share of the device that a stream asks for."""
-        lane = self._streams[stream]
-        return admission.load(stream.options, lane.latency, lane.batch_cap)
+        lane, options = self._streams[stream], stream.options
+        if options.crops:
+            options = replace(options, fps=stream.arrivals.fps(time.monotonic_ns()) or _FEW_FPS)
+        return admission.load(options, lane.latency, lane.batch_cap)
 
 
 class DeviceSession:
@@ -148,7 +157,8 @@ class DeviceSession:
     def submit(self, ticket: FrameTicket) -> None:
         """See `DevicePort`."""
         stream, lane = self._streams[ticket.stream]
-        stream.arrivals.count(time.monotonic_ns())
+        if not ticket.again:
+            stream.arrivals.count(time.monotonic_ns())
         lane.submit(Entry(self._ingest, ticket.frame, ticket.deadline_ns), stream.share, ticket.prepare_ns)
 
     def observe_reply(self, stream: int, took_ns: int) -> None:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from foveate.engines.errors import EngineUnavailable, Overloaded, StreamTaken
 from foveate.service.stream import StreamRecord
+from foveate.service.tracking import first_id_after_loss
 
 __all__ = ["Claim", "Holder", "StreamDirectory"]
 
@@ -26,6 +27,8 @@ class Claim:
     device: int
     """Index of the device that serves it."""
     resumed: bool
+    series: int = 0
+    """Of the metrics of single streams; 0: it has none of its own."""
 
 
 class Holder(Hashable, Protocol):
@@ -62,6 +65,10 @@ class StreamDirectory:
 
     def __len__(self) -> int:
         return len(self._open)
+
+    def is_open(self, stream_id: str) -> bool:
+        """Whether a stream of that name is connected now."""
+        return stream_id in self._open
 
     async def claim(self, holder: Holder, stream_id: str, resume_token: str) -> Claim:
         """Enter a stream for `holder`, as a new one or as the one that a token takes up again.
@@ -100,7 +107,7 @@ class StreamDirectory:
         """An ingest has died: its streams can be taken up again by name, with nothing remembered."""
         for stream_id, found in list(self._open.items()):
             if found.holder is holder:
-                self._let_go(StreamRecord(stream_id, found.token), found, resumable=True)
+                self._let_go(_unknown(stream_id, found.token), found, resumable=True)
 
     async def _resumable(self, token: str) -> StreamRecord | None:
         self._forget_parked()
@@ -119,7 +126,7 @@ class StreamDirectory:
                 await found.released.wait()
         except TimeoutError:  # its ingest hangs: go on without what it knows
             if self._open.get(stream_id) is found:
-                self._let_go(StreamRecord(stream_id, found.token), found, resumable=True)
+                self._let_go(_unknown(stream_id, found.token), found, resumable=True)
 
     def _let_go(self, record: StreamRecord, found: _Open, *, resumable: bool) -> None:
         del self._open[record.stream_id]
@@ -138,3 +145,8 @@ class StreamDirectory:
         for token, parked in list(self._parked.items()):
             if parked.until_ns <= now_ns:
                 del self._parked[token]
+
+
+def _unknown(stream_id: str, token: str) -> StreamRecord:
+    """Of a stream whose ingest has taken along what was known of it."""
+    return StreamRecord(stream_id, token, next_track_id=first_id_after_loss(time.monotonic_ns()))

@@ -123,8 +123,7 @@ class VisionEdge(pb_grpc.VisionServicer):
             self._left.set()
         if taken is None:
             raise AssertionError("woken without an answer")
-        if self._reception.trace is not None:
-            self._reception.trace.add("of single pictures", *taken)
+        self._reception.tell(opened.stream, *taken)
         return result_message(*taken, opened.pipeline.model.labels, 0.0)
 
 

@@ -16,11 +16,14 @@ from foveate.service.batch import BatchSlot
 from foveate.service.boundary import LaneStatus
 from foveate.service.child import link_to_supervisor
 from foveate.service.config import config_from_json
+from foveate.service.device import Device
 from foveate.service.known_answer import KnownAnswer, known_answer, require_same_answer
 from foveate.service.link import Link, LinkBroken
+from foveate.service.metrics_tables import LaneTable
 from foveate.service.opening import Opened, OpenPipelines, open_pipelines
 from foveate.service.pipeline import Pipeline, PipelineSet
 from foveate.service.remote_ingest import serve_ingest
+from foveate.service.shared_counts import SharedCounts
 from foveate.service.slot_memory import SharedSlots
 
 __all__ = ["main"]
@@ -70,7 +73,7 @@ class _EngineProcess:
         match message:
             case ("start", config, device, visible_gpu, expected):
                 if visible_gpu is not None:
-                    os.putenv("CUDA_VISIBLE_DEVICES", visible_gpu)  # for CUDA, which has not been loaded yet
+                    os.environ["CUDA_VISIBLE_DEVICES"] = visible_gpu  # for CUDA, which has not been loaded yet
                 return self._start(config, device, expected)
             case ("ingest",):
                 self._serve(Link.over(files[0]))
@@ -91,6 +94,9 @@ class _EngineProcess:
         self._hang_ns = int(settings.hang_s * 1e9)
         try:
             self._opened = self._opening(settings, self._slots)
+        except EngineError as error:  # to itself every process's GPU is the first
+            self._supervisor.send("failed", type(error)(f"on {device}: {error}"))
+            return False
         except FoveateError as error:
             self._supervisor.send("failed", error)
             return False
@@ -98,8 +104,20 @@ class _EngineProcess:
         opened = self._opened.pipelines
         named = {name: self._named(each) if isinstance(each, Pipeline) else each for name, each in opened.all.items()}
         self._pipelines = PipelineSet(named, opened.default)
-        self._supervisor.send("ready", self._pipelines.all, self._pipelines.default, self._slots.answers)
+        lanes, counts = self._count(self._opened.device)
+        ready = (self._pipelines.all, self._pipelines.default, self._slots.answers, lanes)
+        self._supervisor.send("ready", *ready, files=[counts])
+        os.close(counts)
         return True
+
+    def _count(self, device: Device) -> tuple[list[str], int]:
+        """Have the lanes count their runs in memory that outlives this process: their names, and the file of it."""
+        lanes = list(device.lanes)
+        counts = SharedCounts.new_file(LaneTable.length(lanes))
+        table = LaneTable(lanes, counts)
+        for name, lane in device.lanes.items():
+            lane.meter = table.meter(name)
+        return lanes, counts
 
     def _named(self, pipeline: Pipeline) -> Pipeline:
         """The pipeline with the device's name in this service: each engine process sees its own GPU as the first."""

@@ -56,6 +56,11 @@ class PixelFormat(enum.Enum):
     def raw(self) -> bool:
         return self in (PixelFormat.RAW_RGB, PixelFormat.RAW_BGR, PixelFormat.RAW_NV12)
 
+    @property
+    def video(self) -> bool:
+        """Whether a frame is an access unit, which can be decoded only after those before it."""
+        return self in (PixelFormat.H264, PixelFormat.H265)
+
 
 class Delivery(enum.Enum):
     """Which frames of a stream wait: only the newest, or a bounded queue of all."""
@@ -97,6 +102,8 @@ class StreamOptions:
     """Pixels; only with the raw formats."""
     height: int = 0
     view: DecodeOptions = field(default_factory=lambda: DecodeOptions(0.0, 100))
+    crops: bool = False
+    """Its frames are crops of another stream's, as many as are detected there: what they cost is measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +153,11 @@ class Ran(NamedTuple):
     placed_ns: int = 0
     """When the device had decoded those of its frames that were left to it; 0: none were."""
 
+    @property
+    def share_ns(self) -> int:
+        """What each of its frames took of the engine's time."""
+        return (self.ended_ns - self.started_ns) // self.size
+
 
 class Attribute(NamedTuple):
     """One cascade stage's word about one detection."""
@@ -181,6 +193,8 @@ class Answer:
     """By detection; empty: the pipeline has no cascade."""
     attributes_missing: int = 0
     """Detections that the cascade was to look at and, for lack of time, did not."""
+    crops_ns: int = 0
+    """What its crops took of their engines' time."""
 
     def handed_over(self, received_ns: int, now_ns: int) -> Answer:
         """This answer with its last two times filled in, at the moment when gRPC takes it."""

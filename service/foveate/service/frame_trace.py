@@ -14,6 +14,7 @@ from typing import Any
 
 from foveate.engines.errors import ConfigError
 from foveate.service.frame import Answer, Frame
+from foveate.service.stream import CameraStream
 
 __all__ = ["FrameTrace", "begin_trace", "end_trace"]
 
@@ -44,11 +45,12 @@ class FrameTrace:
         self._seen = 0
         self._pid = os.getpid()
 
-    def add(self, stream_id: str, frame: Frame, answer: Answer) -> None:
-        """Write an answer that is handed over, if it is its turn."""
+    def answered(self, stream: CameraStream, frame: Frame, answer: Answer) -> None:
+        """Write it, if it is its turn."""
         self._seen += 1
         if self._seen % self._sample == 0:
-            events = _events(self._pid, self._seen, stream_id, frame, answer)
+            named = stream.stream_id or "of single pictures"
+            events = _events(self._pid, self._seen, named, frame, answer)
             # In one write, so that what several processes append is never mixed.
             os.write(self._file, "".join(json.dumps(event) + ",\n" for event in events).encode())
 
@@ -76,8 +78,11 @@ def _events(pid: int, number: int, stream_id: str, frame: Frame, answer: Answer)
         yield _span("copy in", ran.pid, lane, ran.started_ns, ran.copy_in_ns)
         yield _span("infer", ran.pid, lane, ran.started_ns + ran.copy_in_ns, ran.infer_ns)
         yield _span("copy out", ran.pid, lane, ran.started_ns + ran.copy_in_ns + ran.infer_ns, ran.copy_out_ns)
-        yield _arrow("f", flow, pid, thread, answer.ready_ns - times.postprocess)
-        yield _span("postprocess", pid, thread, answer.ready_ns - times.postprocess, times.postprocess)
+        seen_ns = answer.ready_ns - times.cascade
+        yield _arrow("f", flow, pid, thread, seen_ns - times.postprocess)
+        yield _span("postprocess", pid, thread, seen_ns - times.postprocess, times.postprocess)
+        if times.cascade:
+            yield _span("cascade", pid, thread, seen_ns, times.cascade, {"missing": answer.attributes_missing})
     yield _span("reply queue", pid, thread, answer.ready_ns, times.reply_queue)
 
 

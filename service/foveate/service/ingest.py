@@ -1,10 +1,12 @@
-"""An ingest's side of the boundary: its frames at a device, decoded once they are chosen, answered once they have run.
+"""An ingest's side of the boundary: what it has at a device, decoded once it is chosen, answered once it has run.
 
-Frames are handed over, and their answers given, in the event loop's thread; only decoding runs on threads of its own.
+That is frames, and crops of frames that a cascade looks at. All is handed over, and answered, in the event loop's
+thread; only decoding runs on threads of its own.
 """
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 import time
@@ -20,14 +22,17 @@ from numpy.typing import NDArray
 from foveate.engines.errors import FrameError
 from foveate.models.package import PreparedModel
 from foveate.service.boundary import DevicePort, Encoded, FrameTicket, Prepared, Refused, Row
-from foveate.service.decode import Decoded, decode_into, leave_encoded
-from foveate.service.frame import Answer, Ran, SharedMemoryRef, StageTimes, Verdict
+from foveate.service.cascade import Timer
+from foveate.service.cascade_time import CascadeTime
+from foveate.service.frame import Ran, Verdict
 from foveate.service.job import Job
 from foveate.service.pipeline import Pipeline
-from foveate.service.shared_memory import shared_pixels
 from foveate.service.stream import CameraStream
+from foveate.service.stream_cascade import StreamCascade
+from foveate.service.way_out import WayOut
+from foveate.service.whole_frame import WholeFrame
 
-__all__ = ["Ingest", "Post"]
+__all__ = ["AtDevice", "Ingest", "Later", "Post"]
 
 _log = logging.getLogger(__name__)
 
@@ -40,32 +45,38 @@ class Post(Protocol):
     def __call__(self, call: Callable[[], None], /) -> object: ...
 
 
-@dataclass(slots=True, eq=False)
-class _AtDevice:
-    """A frame that the device has."""
+class Later(Protocol):
+    """Has a call made in the event loop's thread, after so many seconds; `loop.call_later` is one."""
 
-    job: Job
-    began_ns: int = 0
-    """When its decoding began, on the monotonic clock."""
-    decoded_ns: int = 0
-    decoded: Decoded | None = None
-    encoded: Encoded | None = None
-    """It is left to the device to decode."""
+    def __call__(self, delay_s: float, call: Callable[[], None], /) -> Timer: ...
 
-    def fill(self, row: Pixels, model: PreparedModel, *, may_leave: bool) -> None:
-        """Have a row hold it, decoded or, where it may be, not. Raises: FrameError."""
-        job = self.job
-        data, size = _pixels(job), (job.width, job.height)
-        self.encoded = None
-        if may_leave and (left := leave_encoded(row, data, job.format, size, model)):
-            self.decoded, self.encoded = left
-        else:
-            self.decoded = decode_into(row, data, job.format, size, model)
 
-    def observe_decoded(self) -> None:
-        """Learn how long decoding it took."""
-        pixels = self.job.width * self.job.height
-        self.job.stream.decode_cost.observe(pixels, self.decoded_ns - self.began_ns, self.decoded_ns)
+class AtDevice(Protocol):
+    """What the device has under one number: a frame, or a crop of one."""
+
+    @property
+    def stream(self) -> CameraStream:
+        """Whose frame it is, or is of."""
+
+    @property
+    def over(self) -> bool:
+        """Whether nobody waits for it any more."""
+
+    @property
+    def prepare_ns(self) -> int:
+        """What writing it into a row is predicted to take."""
+
+    def fill(self, row: Pixels, model: PreparedModel, *, may_leave: bool) -> Encoded | None:
+        """Write it into a row, or where it may be, leave it there for the device to decode: what comes back says where.
+
+        From any thread. Raises: FrameError.
+        """
+
+    def ran(self, pipeline: Pipeline, ran: Ran, rows: Mapping[str, NDArray[Any]]) -> None:
+        """Learn what the engine said of it."""
+
+    def refused(self, refusal: Refused, engine: str) -> None:
+        """Learn that it was not run, or in vain; `engine` is the one that did, if any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,21 +86,32 @@ class _Served:
     pipeline: Pipeline
     slots: Sequence[Pixels]
     """The input of each of the lane's slots."""
+    cascade_time: CascadeTime
+    """Of all its streams here."""
+
+
+def _loop_later(delay_s: float, call: Callable[[], None]) -> Timer:
+    return asyncio.get_running_loop().call_later(delay_s, call)
 
 
 class Ingest:
     """The frames of one ingest that one device has: `boundary.IngestPort`, and the way to the device's own port."""
 
-    def __init__(self, post: Post, decoders: Executor) -> None:
+    def __init__(self, post: Post, decoders: Executor, later: Later = _loop_later) -> None:
+        """`later` is, unless given, that of the loop which runs in this thread."""
+        self.later = later
+        self.way_out = WayOut()
         self._post = post
         self._decoders = decoders
         self._numbers = itertools.count(1)
-        self._frames: dict[int, _AtDevice] = {}
+        self._held: dict[int, AtDevice] = {}
+        self._cascades: dict[CameraStream, StreamCascade] = {}
         self._served: dict[str, _Served] = {}
 
     def serve(self, pipeline: Pipeline, slots: Sequence[Pixels]) -> None:
         """Learn of a pipeline of the device, and where the inputs of its slots lie."""
-        self._served[pipeline.name] = _Served(pipeline, slots)
+        expected_ns = sum(stage.expected_ns for stage in pipeline.cascade)
+        self._served[pipeline.name] = _Served(pipeline, slots, CascadeTime(expected_ns))
 
     def pipeline(self, name: str) -> Pipeline:
         """A pipeline of the device."""
@@ -97,24 +119,43 @@ class Ingest:
 
     @property
     def in_flight(self) -> int:
-        """Frames that the device has."""
-        return len(self._frames)
+        """Frames, and crops of them, that the device has."""
+        return len(self._held)
 
     def submit(self, job: Job, device: DevicePort) -> None:
         """Hand a frame to the device: it is answered later, exactly once."""
-        number, stream = next(self._numbers), job.stream
-        self._frames[number] = _AtDevice(job)
-        prepare_ns = stream.decode_cost.predict_ns(job.width * job.height, time.monotonic_ns())
-        device.submit(FrameTicket(number, stream.number, job.frame.deadline_ns, prepare_ns))
+        cascade = self._cascade_of(job.stream, device)
+        frame = WholeFrame(job, cascade, cascade.reserve_ns(job) if cascade else 0)
+        self.hand_over(frame, device, job.stream.number, job.frame.deadline_ns - frame.reserve_ns)
+
+    def hand_over(
+        self, held: AtDevice, device: DevicePort, stream: int, deadline_ns: int, *, again: bool = False
+    ) -> int:
+        """Let the device have a frame or a crop; what becomes of it, it is told itself. Returns its number."""
+        number = next(self._numbers)
+        self._held[number] = held
+        device.submit(FrameTicket(number, stream, deadline_ns, held.prepare_ns, again))
+        return number
+
+    def take_back(self, number: int) -> None:
+        """Nobody waits for it any more; what the device still says of it is ignored."""
+        self._held.pop(number, None)
+
+    def observe_loop(self) -> None:
+        """Learn how long the event loop takes to come round now."""
+        asked_ns = time.monotonic_ns()
+        self._post(lambda: self.way_out.observe_turn(time.monotonic_ns() - asked_ns))
 
     def forget(self, stream: CameraStream) -> None:
-        """Let go of a stream's frames; what the device still says of them is ignored."""
-        for number in [number for number, frame in self._frames.items() if frame.job.stream is stream]:
-            del self._frames[number]
+        """A stream is over: let go of all that is its own; what the device still says of it is ignored."""
+        for number in [number for number, held in self._held.items() if held.stream is stream]:
+            del self._held[number]
+        if cascade := self._cascades.pop(stream, None):
+            cascade.close()
 
     def fail_all(self, message: str) -> None:
-        """The device is gone, with all frames that it had."""
-        self.settle_refused([Refused(number, Verdict.FAILED, message) for number in self._frames])
+        """The device is gone, with all that it had."""
+        self.settle_refused([Refused(number, Verdict.FAILED, message) for number in self._held])
 
     def prepare(self, pipeline: str, slot: int, rows: Sequence[Row], done: Prepared) -> None:
         """See `IngestPort`. The first frame is decoded by the caller, which waits for it anyway."""
@@ -141,99 +182,42 @@ class Ingest:
     def settle_refused(self, refused: Sequence[Refused]) -> None:
         """As `refuse`, in the event loop's thread."""
         for refusal in refused:
-            if frame := self._frames.pop(refusal.frame, None):
-                frame.job.stream.settle(frame.job, _refusal_answer(frame, refusal, self._engine_name(frame, refusal)))
+            if held := self._held.pop(refusal.frame, None):
+                held.refused(refusal, self._engine_name(held, refusal))
 
     def settle_run(self, pipeline: str, ran: Ran, outputs: Sequence[tuple[int, Mapping[str, NDArray[Any]]]]) -> None:
         """As `deliver`, in the event loop's thread."""
-        served = self._served[pipeline]
         for number, rows in outputs:
-            if frame := self._frames.pop(number, None):
-                if frame.encoded:
-                    frame.decoded_ns = ran.placed_ns
-                    frame.observe_decoded()
-                frame.job.stream.settle(frame.job, _run_answer(frame, rows, ran, served))
+            if held := self._held.pop(number, None):
+                held.ran(self._served[pipeline].pipeline, ran, rows)
 
     def _decode(self, row: Row, pixels: Pixels, model: PreparedModel, done: Prepared) -> None:
-        number, frame = row.frame, self._frames.get(row.frame)
-        if frame is None or frame.job.over:
+        number, held = row.frame, self._held.get(row.frame)
+        if held is None or held.over:
             done(number, False)
             return
-        job, refusal = frame.job, None
-        frame.began_ns = frame.began_ns or time.monotonic_ns()  # a device may have tried before
+        encoded = refusal = None
         try:
-            frame.fill(pixels, model, may_leave=row.encoded)
+            encoded = held.fill(pixels, model, may_leave=row.encoded)
         except FrameError as error:
             refusal = Refused(number, Verdict.BAD_FRAME, str(error))
         except Exception as error:  # noqa: BLE001 - a decoder's fault must not take the batch's other frames along
-            _log.exception("decoding a %s frame failed", job.format.name)
+            _log.exception("decoding a frame of stream %s failed", held.stream.stream_id)
             refusal = Refused(number, Verdict.FAILED, f"the decoder failed: {type(error).__name__}")
-        frame.decoded_ns = time.monotonic_ns()
-        if frame.encoded is None:
-            frame.observe_decoded()
-        done(number, refusal is None, frame.encoded)
+        done(number, refusal is None, encoded)
         if refusal:
             self.refuse([refusal])
 
-    def _engine_name(self, frame: _AtDevice, refusal: Refused) -> str:
-        return self._served[frame.job.stream.options.pipeline].pipeline.engine_name if refusal.batch_size else ""
+    def _cascade_of(self, stream: CameraStream, device: DevicePort) -> StreamCascade | None:
+        """What follows detection in a stream; None where nothing does."""
+        if stream in self._cascades:
+            return self._cascades[stream]
+        served = self._served.get(stream.options.pipeline)
+        if served is None or not StreamCascade.is_for(served.pipeline):
+            return None
+        cascade = StreamCascade(stream, served.pipeline, served.cascade_time, device, self)
+        self._cascades[stream] = cascade
+        return cascade
 
-
-def _pixels(job: Job) -> bytes:
-    data = job.frame.data
-    return shared_pixels(data) if isinstance(data, SharedMemoryRef) else data
-
-
-def _run_answer(frame: _AtDevice, rows: Mapping[str, NDArray[Any]], ran: Ran, served: _Served) -> Answer:
-    """The answer to a frame that was run."""
-    job, began_ns = frame.job, time.monotonic_ns()
-    try:
-        if frame.decoded is None:
-            raise AssertionError("a frame ran without being decoded")
-        output = served.pipeline.model.decode(rows, frame.decoded.placement, job.stream.options.view)
-    except Exception as error:  # noqa: BLE001 - one frame's fault must not take the batch's other frames along
-        _log.exception("the outputs of %s could not be understood", served.pipeline.engine_name)
-        failed = Refused(0, Verdict.FAILED, f"post-processing failed: {type(error).__name__}", ran.size)
-        return _refusal_answer(frame, failed, served.pipeline.engine_name)
-    now_ns, received_ns = time.monotonic_ns(), job.frame.received_ns
-    times = StageTimes(
-        receive_queue=frame.began_ns - received_ns,
-        decode=frame.decoded_ns - frame.began_ns,
-        wait=ran.started_ns - frame.decoded_ns,
-        copy_in=ran.copy_in_ns,
-        infer=ran.infer_ns,
-        copy_out=ran.copy_out_ns,
-        postprocess=now_ns - began_ns,
-        predicted=ran.predicted_end_ns - received_ns,
-    )
-    decoded = frame.decoded
-    return Answer(
-        Verdict.OK,
-        "",
-        output,
-        decoded.width,
-        decoded.height,
-        times,
-        ran.size,
-        served.pipeline.engine_name,
-        ready_ns=now_ns,
-        run=ran,
-    )
-
-
-def _refusal_answer(frame: _AtDevice, refused: Refused, engine: str) -> Answer:
-    """The answer to a frame that was not run, or in vain."""
-    job, now_ns = frame.job, time.monotonic_ns()
-    began_ns = frame.began_ns or now_ns
-    times = StageTimes(receive_queue=began_ns - job.frame.received_ns, decode=(frame.decoded_ns or now_ns) - began_ns)
-    return Answer(
-        refused.verdict,
-        refused.message,
-        None,
-        job.width,
-        job.height,
-        times,
-        refused.batch_size,
-        engine,
-        ready_ns=now_ns,
-    )
+    def _engine_name(self, held: AtDevice, refusal: Refused) -> str:
+        return self._served[held.stream.options.pipeline].pipeline.engine_name if refusal.batch_size else ""

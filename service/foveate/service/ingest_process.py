@@ -13,12 +13,13 @@ from foveate.service.child import link_to_supervisor
 from foveate.service.config import ServiceConfig, config_from_json
 from foveate.service.directory import Claim
 from foveate.service.ingest import Ingest
-from foveate.service.ledger import SharedLedger
 from foveate.service.link import Calls, Link, LinkBroken
+from foveate.service.live.channel import show_remotely
+from foveate.service.metrics_tables import IngestLayout, IngestTable
 from foveate.service.reception import Station
 from foveate.service.remote_device import RemoteDevice
 from foveate.service.server import Backing, IngestServer, decoder_threads
-from foveate.service.stream import Books, StreamRecord
+from foveate.service.stream import StreamRecord
 from foveate.service.whole_service import IngestReport, ServiceStatus
 
 __all__ = ["main"]
@@ -36,9 +37,9 @@ class _Supervisor:
         """See `ServicePort`."""
         self.ingest = ingest
 
-    async def claim(self, stream_id: str, resume_token: str) -> Claim:
+    async def claim(self, stream_id: str, resume_token: str, pipeline: str) -> Claim:
         """See `ServicePort`."""
-        claim: Claim = await self.calls.call(self.link, "claim", stream_id, resume_token)
+        claim: Claim = await self.calls.call(self.link, "claim", stream_id, resume_token, pipeline)
         return claim
 
     def release(self, record: StreamRecord, *, resumable: bool) -> None:
@@ -97,6 +98,11 @@ class _IngestProcess:
             case ("streams", number):
                 ingest = self._supervisor.ingest
                 self._supervisor.link.send("answer", number, ingest.streams() if ingest else [])
+            case ("standing", number):
+                ingest = self._supervisor.ingest
+                self._supervisor.link.send("answer", number, [ingest.standing()] if ingest else [])
+            case ("live",):
+                self._begin(self._show(files[0]))
             case ("drain", grace_ms):
                 self._begin(self._drain(grace_ms))
 
@@ -105,9 +111,9 @@ class _IngestProcess:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _start(self, config: ServiceConfig, address: str, devices: int, ledger: int) -> None:
-        shared = SharedLedger(ledger)
-        os.close(ledger)
+    async def _start(self, config: ServiceConfig, address: str, devices: int, counts: int) -> None:
+        table = IngestTable(IngestLayout(tuple(config.pipelines), config.metrics_streams), counts)
+        os.close(counts)
         self._decoders = ThreadPoolExecutor(decoder_threads(config), "decode")
         loop = asyncio.get_running_loop()
         for number in range(devices):
@@ -117,7 +123,7 @@ class _IngestProcess:
         try:
             server = IngestServer(config, address, shared_port=not address.startswith("unix:"))
             pipelines = await self._first_pipelines()
-            await server.start(Backing(pipelines, self._stations, self._supervisor, Books(shared)))
+            await server.start(Backing(pipelines, self._stations, self._supervisor, table))
         except FoveateError as error:
             self._supervisor.link.send("failed", error)
             return
@@ -137,6 +143,12 @@ class _IngestProcess:
         if self._server:
             serving = any(device.serving for device in self._devices.values())
             self._begin(self._server.report_health(serving=serving))
+
+    async def _show(self, handle: int) -> None:
+        if self._server and self._server.gallery:
+            await show_remotely(self._server.gallery, handle)
+        else:
+            os.close(handle)
 
     async def _drain(self, grace_ms: int) -> None:
         if self._server:

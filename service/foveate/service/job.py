@@ -17,7 +17,7 @@ __all__ = ["DecodeCost", "DecodedPicture", "Job"]
 
 _FIXED_NS = 200_000
 _FIRST_GUESS = 8.0
-"""Nanoseconds per pixel of a JPEG on one core, with room to spare."""
+"""Nanoseconds per pixel of a JPEG on one core."""
 _WEIGHT = 0.2
 _MOST_GROWTH = 4.0
 """A sample counts as at most this many times what was expected: one stall must not make a stream infeasible."""
@@ -28,9 +28,14 @@ _IDLE_BEFORE_RELAXING_NS = 1_000_000_000
 class DecodeCost:
     """What decoding a frame of a stream takes, tracked per pixel: cameras differ, a camera hardly changes."""
 
-    _took_ns: float = _FIRST_GUESS
+    first_guess: float = _FIRST_GUESS
+    """Nanoseconds per pixel, with room to spare."""
+    _took_ns: float = 0.0
     _pixels: float = 1.0
     _last_ns: int = 0
+
+    def __post_init__(self) -> None:
+        self._took_ns = self.first_guess
 
     @property
     def ns_per_pixel(self) -> float:
@@ -42,8 +47,8 @@ class DecodeCost:
         While nothing is decoded a high rate falls back by halves: only a decode can show that it is wrong, and a
         frame that is refused for it is not decoded.
         """
-        if self.ns_per_pixel > _FIRST_GUESS and now_ns - self._last_ns > _IDLE_BEFORE_RELAXING_NS:
-            self._took_ns = self._pixels * (_FIRST_GUESS + self.ns_per_pixel) / 2
+        if self.ns_per_pixel > self.first_guess and now_ns - self._last_ns > _IDLE_BEFORE_RELAXING_NS:
+            self._took_ns = self._pixels * (self.first_guess + self.ns_per_pixel) / 2
             self._last_ns = now_ns
         return _FIXED_NS + int(self.ns_per_pixel * pixels)
 
@@ -67,8 +72,15 @@ class DecodedPicture(Protocol):
     def height(self) -> int:
         """Pixels."""
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it holds."""
+
     def rgb(self) -> NDArray[np.uint8]:
         """All of it. Shapes: (height, width, 3) uint8, RGB."""
+
+    def reduced(self, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """All of it, scaled down. Shapes: (height, width, 3) uint8, RGB. Units: size is (width, height) in pixels."""
 
 
 @dataclass(slots=True, eq=False)
@@ -84,6 +96,9 @@ class Job:
     height: int = 0
     picture: DecodedPicture | None = None
     """Of a video stream's frame; None: its data are a picture by themselves."""
+    unit_began_ns: int = 0
+    """When the decoding of a video stream's access unit began, on the monotonic clock; 0: the frame is none."""
+    unit_decode_ns: int = 0
     answer: Answer | None = None
     cancelled: bool = False
     """Its client is gone: it will not be answered."""
@@ -96,4 +111,5 @@ class Job:
     @property
     def held_bytes(self) -> int:
         """Bytes that the frame takes here; what lies in shared memory is its client's."""
-        return len(self.frame.data) if isinstance(self.frame.data, bytes) else 0
+        encoded = len(self.frame.data) if isinstance(self.frame.data, bytes) else 0
+        return encoded + (self.picture.nbytes if self.picture else 0)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import mmap
-import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from foveate.service.frame import Verdict
 
-__all__ = ["Counts", "Ledger", "SharedLedger"]
+__all__ = ["LEDGER_PLACES", "CountedLedger", "Counts", "Ledger", "ledger_of"]
 
 
 class Counts(Protocol):
@@ -59,40 +61,22 @@ class Ledger:
             self.count(name, count)
 
 
-_PLACES = {field.name: place for place, field in enumerate(fields(Ledger))}
-_BYTES = 8 * len(_PLACES)
+LEDGER_PLACES = {field.name: place for place, field in enumerate(fields(Ledger))}
+"""Where the counts of a ledger in memory are; what was received is the first of them."""
 
 
-class SharedLedger:
-    """Counts in memory that outlives the process which counts: a crash loses none of them.
+class CountedLedger:
+    """A ledger in memory that outlives the process which counts: a crash loses none of it."""
 
-    One process counts; others may read at any time.
-    """
-
-    def __init__(self, handle: int) -> None:
-        """Over the file `handle`, which stays the caller's to close."""
-        self._counts = memoryview(mmap.mmap(handle, _BYTES)).cast("Q")
-
-    @staticmethod
-    def new_file() -> int:
-        """A file without a name for one ledger, all of it 0; it goes with the last process that has it."""
-        handle = os.memfd_create("foveate-ledger", os.MFD_CLOEXEC)
-        os.ftruncate(handle, _BYTES)
-        return handle
+    def __init__(self, values: memoryview) -> None:
+        """Over as many counts of 64 bits as a ledger has."""
+        self._values = values
 
     def count(self, name: str, by: int = 1) -> None:
-        """Add to one of the counts."""
-        self._counts[_PLACES[name]] += by
+        """See `Counts`."""
+        self._values[LEDGER_PLACES[name]] += by
 
-    def read(self) -> Ledger:
-        """The counts now. What is received is read last, so that no frame seems to be answered before it came."""
-        counts = {name: self._counts[place] for name, place in _PLACES.items() if name != "received"}
-        return Ledger(received=self._counts[_PLACES["received"]], **counts)
 
-    def close_books(self) -> Ledger:
-        """The counts of a process that is gone: what it had in flight is cancelled, and all starts at 0 again."""
-        final = self.read()
-        final.cancelled += final.in_flight
-        for place in range(len(self._counts)):
-            self._counts[place] = 0
-        return final
+def ledger_of(values: Sequence[int] | NDArray[np.int64]) -> Ledger:
+    """The ledger that is counted in these places."""
+    return Ledger(*(int(value) for value in values[: len(LEDGER_PLACES)]))

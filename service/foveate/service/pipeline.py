@@ -9,8 +9,9 @@ from foveate.engines.contract import EngineInfo
 from foveate.engines.errors import ConfigError, NoSuchPipeline, ProtocolError
 from foveate.models.outputs import DecodeOptions
 from foveate.models.package import PreparedModel
+from foveate.service.config import TrackConfig
 
-__all__ = ["Pipeline", "PipelineSet", "Unavailable"]
+__all__ = ["CascadeStage", "Pipeline", "PipelineSet", "Unavailable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,27 @@ class Unavailable:
 
 
 @dataclass(frozen=True, slots=True)
+class CascadeStage:
+    """What looks closer at a detector's detections, and at which of them."""
+
+    name: str
+    """Of the attribute."""
+    pipeline: str
+    """Where its crops run."""
+    class_ids: frozenset[int] | None
+    """Of the detections; None: all."""
+    margin: float
+    """Around a box, as a share of its sides."""
+    min_size_px: int
+    max_crops: int
+    """Per frame."""
+    min_score: float
+    """A class that scores less is no attribute."""
+    expected_ns: int
+    """What the crops of a frame take, going by the engine as it was when it was loaded."""
+
+
+@dataclass(frozen=True, slots=True)
 class Pipeline:
     """A model that is served under a name. It may be sent to another process."""
 
@@ -33,6 +55,8 @@ class Pipeline:
     default_view: DecodeOptions
     slots: int
     """Batches in flight."""
+    cascade: tuple[CascadeStage, ...] = ()
+    track: TrackConfig | None = None
 
     @property
     def engine_name(self) -> str:

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from foveate.engines.errors import EngineUnavailable, ShuttingDown
 from foveate.service import admission
+from foveate.service.answer_observer import AnswerObserver
 from foveate.service.boundary import DevicePort
 from foveate.service.config import ServiceConfig
 from foveate.service.frame import Answer, Frame, StreamOptions, Verdict
-from foveate.service.frame_trace import FrameTrace
 from foveate.service.ingest import Ingest
+from foveate.service.job import DecodeCost, Job
+from foveate.service.metrics import IngestStanding
 from foveate.service.pipeline import Pipeline, PipelineSet
 from foveate.service.stream import Books, CameraStream, DrainNotice, StreamRecord
+from foveate.service.video import PICTURE_NS_PER_PIXEL, VideoDecoding, VideoStream
 from foveate.service.whole_service import ServicePort, StreamStatus
 
 __all__ = ["OpenedStream", "Reception", "Station"]
+
+_ROOM_FOR_UNITS = 2
+"""Times the bytes that may wait, before an access unit is refused: that costs all up to the next key frame. Pictures
+keep to one time, so that the other is left to the units."""
+_HOLDS_ENOUGH = Answer(Verdict.REJECTED, "the server holds as many unanswered bytes as it may: send less")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +45,8 @@ class OpenedStream:
     stream: CameraStream
     pipeline: Pipeline
     station: Station
+    video: VideoStream | None = None
+    """Of access units on their way to pictures; None: its frames are pictures."""
 
 
 class Reception:
@@ -47,18 +59,20 @@ class Reception:
         stations: Mapping[int, Station],
         service: ServicePort,
         books: Books,
-        trace: FrameTrace | None = None,
+        observers: Iterable[AnswerObserver] = (),
     ) -> None:
         self.config = config
         self.pipelines = pipelines
         self.service = service
-        self.trace = trace
+        self.observers = list(observers)
+        """Told of every answer; whoever comes later adds itself, and goes again."""
         self.draining = False
         self._drain_grace_ms = 0
         self._stations = stations
         self._books = books
         self._open: dict[str, tuple[OpenedStream, Callable[[], None]]] = {}
         self._singles: set[CameraStream] = set()
+        self._video = VideoDecoding(config)
 
     async def open(
         self,
@@ -71,12 +85,13 @@ class Reception:
     ) -> OpenedStream:
         """Open a stream, or take an earlier one up again; `disconnect` ends its connection from this side.
 
-        Raises: BudgetTooSmall, Overloaded, StreamTaken, ShuttingDown, EngineUnavailable.
+        Raises: BudgetTooSmall, Overloaded, StreamTaken, ShuttingDown, EngineUnavailable, UnsupportedFormat.
         """
         self.refuse_while_draining()
-        claim = await self.service.claim(stream_id, resume_token)
+        decoder = await self._video.decoder(options.format) if options.format.video else None
+        claim = await self.service.claim(stream_id, resume_token, pipeline.name)
         station = self._stations[claim.device]
-        stream = CameraStream(claim.record, options, admission.stream_window(options), self._books)
+        stream = CameraStream(claim.record, options, admission.stream_window(options), self._books, claim.series)
         try:
             admitted = await station.device.admit(stream.number, options)
         except BaseException:
@@ -84,7 +99,10 @@ class Reception:
             self.service.release(claim.record, resumable=claim.resumed)
             raise
         stream.grant, stream.smallest_budget_ns = admitted.grant, admitted.smallest_budget_ns
-        opened = OpenedStream(stream, station.ingest.pipeline(pipeline.name), station)
+        video = self._video.stream(decoder, partial(self._forward, station)) if decoder else None
+        if video and not claim.resumed:
+            stream.decode_cost = DecodeCost(PICTURE_NS_PER_PIXEL)
+        opened = OpenedStream(stream, station.ingest.pipeline(pipeline.name), station, video)
         self._open[stream.stream_id] = (opened, disconnect)
         if self.draining:  # it began while this one was being admitted
             stream.notify(DrainNotice(self._drain_grace_ms))
@@ -114,12 +132,17 @@ class Reception:
             stream.settle(job, Answer(Verdict.DRAINING, "the server is going away: send it elsewhere"))
         elif refusal := admission.admit_frame(job, self.config.limits, self.config.shared_memory):
             stream.settle(job, refusal)
-        elif self._books.held_bytes > self.config.limits.max_waiting_bytes:
-            stream.settle(
-                job, Answer(Verdict.REJECTED, "the server holds as many unanswered bytes as it may: send less")
-            )
+        elif self._holds_enough(_ROOM_FOR_UNITS if opened.video else 1):
+            stream.settle(job, _HOLDS_ENOUGH)
+        elif opened.video:
+            opened.video.take(job)
         else:
             opened.station.ingest.submit(job, opened.station.device)
+
+    def tell(self, stream: CameraStream, frame: Frame, answer: Answer) -> None:
+        """Tell the observers of an answer that is handed to gRPC now."""
+        for observer in self.observers:
+            observer.answered(stream, frame, answer)
 
     def close(self, opened: OpenedStream) -> None:
         """A connection is over; its stream may be taken up again for a while."""
@@ -162,17 +185,52 @@ class Reception:
         if self.draining:
             raise ShuttingDown("the server is going away: connect elsewhere, or again once it is back")
 
+    def opened(self, stream_id: str) -> OpenedStream | None:
+        """The stream of that name, if it is open."""
+        found = self._open.get(stream_id)
+        return found[0] if found else None
+
     def streams(self) -> list[StreamStatus]:
         """How the open streams stand."""
         now_ns = time.monotonic_ns()
         return [_status(opened, now_ns) for opened, _ in self._open.values()]
 
+    def standing(self) -> IngestStanding:
+        """How frames and streams stand, for metrics."""
+        now_ns, streams = time.monotonic_ns(), [opened.stream for opened, _ in self._open.values()]
+        standing = IngestStanding(Counter((stream.options.pipeline, stream.grant) for stream in streams))
+        standing.imbalance.update(self._books.accounts.in_flight())
+        standing.held_bytes = self._books.held_bytes
+        for stream in (*streams, *self._singles):
+            pipeline, waiting = stream.options.pipeline, list(stream.in_flight())
+            standing.imbalance[pipeline] -= len(waiting)
+            if waiting:
+                age_ns = now_ns - waiting[0].received_ns
+                standing.oldest_ns[pipeline] = max(age_ns, standing.oldest_ns.get(pipeline, 0))
+        return standing
+
+    def stop_decoding(self) -> None:
+        """The server has stopped: no video is decoded any more."""
+        self._video.close()
+
+    def _holds_enough(self, times: int = 1) -> bool:
+        return self._books.held_bytes > times * self.config.limits.max_waiting_bytes
+
+    def _forward(self, station: Station, job: Job) -> None:
+        """A video's frame has become a picture, whose bytes count now."""
+        if self._holds_enough():
+            job.stream.settle(job, _HOLDS_ENOUGH)
+        else:
+            station.ingest.submit(job, station.device)
+
     def _leave(self, opened: OpenedStream) -> None:
         stream, station = opened.stream, opened.station
         if stream.closed:
             return
-        if stream.abandon():
-            station.ingest.forget(stream)
+        if opened.video:
+            opened.video.close()
+        stream.abandon()
+        station.ingest.forget(stream)
         station.device.leave(stream.number)
 
 

@@ -8,10 +8,15 @@ import logging
 import os
 import signal
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from foveate.engines.errors import ConfigError
 from foveate.service.config import ServiceConfig
+from foveate.service.live.source import LiveService
 from foveate.service.pipeline import PipelineSet
+
+if TYPE_CHECKING:
+    from foveate.service.http_server import HttpServer
 
 __all__ = ["RunningService", "new_service", "serve"]
 
@@ -21,14 +26,8 @@ _FEW_CORES = 4
 """With so few, every further process takes from the engine what it saves the event loop."""
 
 
-class RunningService(Protocol):
+class RunningService(LiveService, Protocol):
     """A service that is started and stopped within one event loop."""
-
-    @property
-    def address(self) -> str: ...
-
-    @property
-    def pipelines(self) -> PipelineSet: ...
 
     async def start(self) -> str: ...
 
@@ -59,12 +58,41 @@ async def serve(
     config: ServiceConfig,
     on_ready: Callable[[str, PipelineSet], None],
     new: Callable[[ServiceConfig], RunningService] = new_service,
+    on_page: Callable[[str], None] = lambda url: None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal cuts the drain short.
 
-    `on_ready` is called with the address and the pipelines once the port is open.
+    `on_ready` is called with the address and the pipelines once the port is open, and then `on_page` with the live
+    page's, if there is one.
     """
     service = new(config)
+    if not config.http:
+        await _serve(service, on_ready)
+        return
+    http = _new_http_server(config, service)
+    await http.start()  # first: it says of a service that is loading that it is not ready yet
+    try:
+
+        def ready(address: str, pipelines: PipelineSet) -> None:
+            on_ready(address, pipelines)
+            on_page(http.url)
+
+        await _serve(service, ready)
+    finally:
+        await http.stop()
+
+
+def _new_http_server(config: ServiceConfig, service: RunningService) -> HttpServer:
+    try:
+        from foveate.service.http_server import HttpServer
+    except ImportError as error:
+        raise ConfigError(
+            f"the live page needs {error.name}: pip install 'foveate[http]', or leave out http"
+        ) from error
+    return HttpServer(config.http, service, config.http_names)
+
+
+async def _serve(service: RunningService, on_ready: Callable[[str, PipelineSet], None]) -> None:
     loop, stopping = asyncio.get_running_loop(), asyncio.Event()
     await service.start()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -15,19 +15,23 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
-from foveate.engines.errors import ConfigError
+from foveate.engines.errors import ConfigError, FoveateError
 from foveate.proto import vision_pb2, vision_pb2_grpc
+from foveate.service.answer_observer import AnswerObserver
 from foveate.service.config import ServiceConfig
 from foveate.service.directory import StreamDirectory
 from foveate.service.edge import VisionEdge
 from foveate.service.frame_trace import FrameTrace, begin_trace, end_trace
 from foveate.service.ingest import Ingest
-from foveate.service.ledger import Ledger
+from foveate.service.live.gallery import Gallery
+from foveate.service.live.picture import LiveSink, PictureWishes
+from foveate.service.metrics import LaneTotals, ServiceCounts, ServiceMetrics
+from foveate.service.metrics_tables import IngestTable, LaneTable
 from foveate.service.opening import Opened, OpenPipelines, new_slots, open_pipelines
 from foveate.service.pipeline import PipelineSet
 from foveate.service.reception import Reception, Station
 from foveate.service.stream import Books
-from foveate.service.whole_service import OneProcess, ServicePort
+from foveate.service.whole_service import OneProcess, ServicePort, ServiceStatus
 
 __all__ = ["Backing", "IngestServer", "NewStation", "Server", "decoder_threads", "local_station"]
 
@@ -48,7 +52,7 @@ class Backing:
     stations: Mapping[int, Station]
     """By the number of the device."""
     service: ServicePort
-    books: Books
+    counts: IngestTable
 
 
 class IngestServer:
@@ -68,14 +72,18 @@ class IngestServer:
         self._edge: VisionEdge | None = None
         self._advising: asyncio.Task[None] | None = None
         self._trace: FrameTrace | None = None
+        self.gallery: Gallery | None = None
+        """Its streams' pictures, once it serves."""
         self.address = _bound_address(self._grpc, listen)
 
     async def start(self, backing: Backing) -> None:
         """Serve what stands behind the port."""
+        observers: list[AnswerObserver] = [backing.counts]
         if self._config.trace:
             self._trace = FrameTrace(self._config.trace, self._config.trace_sample)
+            observers.append(self._trace)
         reception = Reception(
-            self._config, backing.pipelines, backing.stations, backing.service, backing.books, self._trace
+            self._config, backing.pipelines, backing.stations, backing.service, Books(backing.counts), observers
         )
         backing.service.attach(reception)
         edge = VisionEdge(reception)
@@ -85,6 +93,7 @@ class IngestServer:
         reflection.enable_server_reflection((_SERVICE, health, reflection.SERVICE_NAME), self._grpc)
         await self._grpc.start()
         self._reception, self._edge = reception, edge
+        self.gallery = Gallery(reception)
         self._advising = asyncio.create_task(_advise(reception))
         await self.report_health(serving=True)
 
@@ -98,10 +107,18 @@ class IngestServer:
         await self.report_health(serving=False)
         self._reception.start_draining(grace_ms)
         await self._edge.drained(grace_ms / 1e3)
+        if self.gallery:
+            self.gallery.close()
         await self._grpc.stop(_CLOSE_GRACE_S)
+        self._reception.stop_decoding()
         if self._trace:
             self._trace.close()
             self._trace = None
+
+    @property
+    def draining(self) -> bool:
+        """Whether it takes nothing new any more."""
+        return self._reception is not None and self._reception.draining
 
     async def report_health(self, *, serving: bool) -> None:
         """Tell those who ask for the health of the service and of each pipeline."""
@@ -137,6 +154,7 @@ class Server:
         self._ingest: IngestServer | None = None
         self._reporting: asyncio.Task[None] | None = None
         self._opened: Opened | None = None
+        self._service: OneProcess | None = None
         self._decoders = ThreadPoolExecutor(decoder_threads(config), "decode")
         self.address = ""
 
@@ -167,6 +185,39 @@ class Server:
         self._ingest, self.address = server, server.address
         return self.address
 
+    @property
+    def draining(self) -> bool:
+        """Whether it is about to stop."""
+        return self._ingest is not None and self._ingest.draining
+
+    @property
+    def unready(self) -> str:
+        """Why it cannot take new streams for its default pipeline now; "" where it can."""
+        if self._ingest is None:
+            return "it is starting, or has stopped"
+        if self.draining:
+            return "it is draining"
+        try:
+            self.pipelines.get("")
+        except FoveateError as error:
+            return str(error)
+        return ""
+
+    async def status(self) -> ServiceStatus:
+        """How the service stands now."""
+        return await self._service.status() if self._service and self._ingest else ServiceStatus()
+
+    def watch(self, wishes: PictureWishes, sink: LiveSink) -> None:
+        """Show these streams, and no others, to `sink` for some seconds."""
+        if self._ingest and self._ingest.gallery:
+            self._ingest.gallery.watch(wishes, sink)
+
+    async def metrics(self) -> ServiceMetrics:
+        """All that the service tells about itself, now. Raises: ConfigError before `start`."""
+        if self._service is None:
+            raise ConfigError("the server has not been started")
+        return self._service.metrics()
+
     async def stop(self, grace_ms: int | None = None) -> None:
         """Drain, then stop: tell the streams, answer what waits, release the engines.
 
@@ -193,11 +244,17 @@ class Server:
         self._decoders.shutdown()
 
     async def _backing(self, opened: Opened) -> Backing:
-        limits, ledger = self._config.limits, Ledger()
+        limits, lane_totals = self._config.limits, LaneTotals()
+        directory = StreamDirectory(limits.max_streams, self._config.resume_s)
+        counts = ServiceCounts(opened.pipelines.all, self._config.metrics_streams, directory.is_open)
+        counts.add(table := IngestTable(counts.layout))
+        for name, lane in opened.device.lanes.items():
+            lane.meter = (lanes := LaneTable([name])).meter(name)
+            lane_totals.add(lane.device, lanes)
         ingest = Ingest(asyncio.get_running_loop().call_soon_threadsafe, self._decoders)
         station = await self._new_station(opened, ingest)
-        service = OneProcess(StreamDirectory(limits.max_streams, self._config.resume_s), opened.device, ledger)
-        return Backing(opened.pipelines, {0: station}, service, Books(ledger))
+        self._service = OneProcess(directory, opened.device, counts, lane_totals)
+        return Backing(opened.pipelines, {0: station}, self._service, table)
 
 
 async def local_station(opened: Opened, ingest: Ingest) -> Station:

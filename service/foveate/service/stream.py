@@ -9,15 +9,16 @@ import itertools
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from foveate.service.frame import Answer, Frame, Grant, StreamOptions, Verdict
-from foveate.service.job import DecodeCost, Job
+from foveate.service.job import DecodeCost, DecodedPicture, Job
 from foveate.service.ledger import Counts, Ledger
 from foveate.service.rates import rate_notice_due
 
-__all__ = ["Books", "CameraStream", "DrainNotice", "RateNotice", "StreamRecord"]
+__all__ = ["Accounts", "Books", "CameraStream", "DrainNotice", "RateNotice", "StreamRecord"]
 
 _numbers = itertools.count(1)
 
@@ -36,11 +37,29 @@ class RateNotice:
     advised_fps: float
 
 
+class Accounts(Protocol):
+    """Where the frames of all streams of a process are counted."""
+
+    def of(self, pipeline: str, series: int) -> Sequence[Counts]:
+        """The accounts of a stream, beside its own ledger; `series` as in `directory.Claim`."""
+
+    def in_flight(self) -> Mapping[str, int]:
+        """By pipeline, what has been received and is neither answered nor cancelled."""
+
+
+class _NoAccounts:
+    def of(self, pipeline: str, series: int) -> Sequence[Counts]:
+        return ()
+
+    def in_flight(self) -> Mapping[str, int]:
+        return {}
+
+
 @dataclass(slots=True)
 class Books:
     """What is counted over all streams of a process."""
 
-    ledger: Counts = field(default_factory=Ledger)
+    accounts: Accounts = field(default_factory=_NoAccounts)
     held_bytes: int = 0
     """Of the frames that it holds because they are not answered yet."""
 
@@ -55,12 +74,21 @@ class StreamRecord:
     ledger: Ledger = field(default_factory=Ledger)
     decode_cost: DecodeCost = field(default_factory=DecodeCost)
     last_sequence: int | None = None
+    next_track_id: int = 1
 
 
 class CameraStream:
     """The state of one stream, from its opening to its last answer, over reconnects too."""
 
-    def __init__(self, record: StreamRecord, options: StreamOptions, window: int, books: Books | None = None) -> None:
+    def __init__(
+        self,
+        record: StreamRecord,
+        options: StreamOptions,
+        window: int,
+        books: Books | None = None,
+        series: int = 0,
+    ) -> None:
+        """`series` as in `directory.Claim`."""
         self.number = next(_numbers)
         """Names it within this process."""
         self.stream_id = record.stream_id
@@ -73,20 +101,32 @@ class CameraStream:
         self.opened_ns = record.opened_ns
         self.ledger = record.ledger
         self.decode_cost = record.decode_cost
+        self.next_track_id = record.next_track_id
+        """Of a new object, where the stream is tracked: no two ever have the same."""
         self.notices: deque[DrainNotice | RateNotice] = deque()
+        self.series = series
         self._books = books or Books()
+        self._accounts = (self.ledger, *self._books.accounts.of(options.pipeline, series))
         self._jobs: deque[Job] = deque()
         self._last_sequence = record.last_sequence
         self._on_ready: Callable[[], None] = _nobody
         self._told_fps = math.inf
         self._told_ns = self.opened_ns
+        self.before_drop: Callable[[Job, Answer], None] | None = None
+        """Whoever looks at the stream: told of each answer while the frame still has its pixels."""
         self.closed = False
         """Its connection is over: what still comes in over it is not of this service any more."""
 
     def record(self) -> StreamRecord:
         """What goes on after a lost connection: the same name, numbers and counts."""
         return StreamRecord(
-            self.stream_id, self.resume_token, self.opened_ns, self.ledger, self.decode_cost, self._last_sequence
+            self.stream_id,
+            self.resume_token,
+            self.opened_ns,
+            self.ledger,
+            self.decode_cost,
+            self._last_sequence,
+            self.next_track_id,
         )
 
     def attach(self, on_ready: Callable[[], None]) -> None:
@@ -100,6 +140,10 @@ class CameraStream:
     def unanswered(self) -> int:
         """Frames whose answer has not been taken by the writer yet."""
         return len(self._jobs)
+
+    def in_flight(self) -> Iterator[Frame]:
+        """Frames that have no answer yet, the oldest first."""
+        return (job.frame for job in self._jobs if job.answer is None)
 
     def receive(self, frame: Frame) -> Job:
         """Enter a frame into the order of the answers. It may be answered at once: see ``job.answer``."""
@@ -125,10 +169,20 @@ class CameraStream:
             return
         job.answer = answer if answer.ready_ns else replace(answer, ready_ns=time.monotonic_ns())
         self._books.held_bytes -= job.held_bytes
-        job.frame = replace(job.frame, data=b"")  # the pixels are not needed any more, the answer may wait long
+        if self.before_drop is not None:
+            self.before_drop(job, job.answer)
+        # The pixels are not needed any more, the answer may wait long.
+        job.frame, job.picture = replace(job.frame, data=b""), None
         self._count(answer.verdict.value)
         if self._jobs and self._jobs[0].answer is not None:
             self._on_ready()
+
+    def hold_picture(self, job: Job, picture: DecodedPicture) -> None:
+        """Keep the picture of a frame instead of its access unit, which is decoded."""
+        self._books.held_bytes -= job.held_bytes
+        job.frame, job.picture = replace(job.frame, data=b""), picture
+        job.width, job.height = picture.width, picture.height
+        self._books.held_bytes += job.held_bytes
 
     def notify(self, notice: DrainNotice | RateNotice) -> None:
         self.notices.append(notice)
@@ -168,8 +222,8 @@ class CameraStream:
         return cancelled
 
     def _count(self, name: str, by: int = 1) -> None:
-        self.ledger.count(name, by)
-        self._books.ledger.count(name, by)
+        for account in self._accounts:
+            account.count(name, by)
 
 
 def _nobody() -> None:

@@ -13,7 +13,7 @@ import signal
 import time
 from collections.abc import Coroutine
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from foveate.engines.errors import EngineError, FoveateError
@@ -24,9 +24,13 @@ from foveate.service.devices import device_names, visible_gpu
 from foveate.service.directory import StreamDirectory
 from foveate.service.frame_trace import begin_trace, end_trace
 from foveate.service.known_answer import KnownAnswer
-from foveate.service.ledger import Ledger, SharedLedger
 from foveate.service.link import Calls, Link, LinkBroken
+from foveate.service.live.channel import RemoteGallery
+from foveate.service.live.picture import LiveSink, PictureWishes
+from foveate.service.metrics import IngestStanding, LaneTotals, ProcessLife, ServiceCounts, ServiceMetrics
+from foveate.service.metrics_tables import IngestTable, LaneTable
 from foveate.service.pipeline import PipelineSet
+from foveate.service.shared_counts import SharedCounts
 from foveate.service.shared_port import SharedPort
 from foveate.service.whole_service import ServiceStatus, StreamStatus
 
@@ -53,7 +57,7 @@ class Programs:
     ingest: str = "foveate.service.ingest_process"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class _Part:
     """A process of the service, over all its lives."""
 
@@ -68,26 +72,27 @@ class _Part:
     """Whether it ever was ready."""
     pause_s: float = _FIRST_PAUSE_S
     started_s: float = 0.0
+    starts: int = 0
 
     @property
     def link(self) -> Link | None:
         return self.child.link if self.child else None
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class _EnginePart(_Part):
-    device: str = ""
+    device: str
+    counts: LaneTable | None = None
     pipelines: PipelineSet | None = None
     answers: dict[str, KnownAnswer] = field(default_factory=dict)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class _IngestPart(_Part):
-    ledger_file: int = -1
-
-    def __post_init__(self) -> None:
-        self.ledger_file = SharedLedger.new_file()
-        self.ledger = SharedLedger(self.ledger_file)
+    counts_file: int
+    counts: IngestTable
+    gallery: RemoteGallery | None = None
+    """Its pictures, once somebody has looked in this life of it."""
 
     def evict(self, stream_id: str) -> None:
         """See `directory.Holder`."""
@@ -103,16 +108,23 @@ class Supervisor:
         self._config = config
         self._programs = programs or Programs()
         names = device_names(config.devices)
-        self._engines = [_EnginePart(number, f"engine {name}", device=name) for number, name in enumerate(names)]
+        self._engines = [
+            _EnginePart(number=number, name=f"engine {name}", device=name) for number, name in enumerate(names)
+        ]
         count = 1 if config.listen.startswith("unix:") else ingests  # a socket file cannot be shared
-        self._ingests = [_IngestPart(number, f"ingest {number}") for number in range(count)]
         self._directory = StreamDirectory(config.limits.max_streams, config.resume_s, 0)
-        self._ended = Ledger()
-        """What was counted by ingests that have died."""
+        self._counts = ServiceCounts(config.pipelines, config.metrics_streams, self._directory.is_open)
+        self._lane_totals = LaneTotals()
+        self._ingests = [self._new_ingest(number) for number in range(count)]
         self._port: SharedPort | None = None
         self._stopping = False
         self._tasks: set[asyncio.Task[None]] = set()
         self.address = config.listen
+
+    def _new_ingest(self, number: int) -> _IngestPart:
+        file = SharedCounts.new_file(self._counts.layout.length)
+        self._counts.add(table := IngestTable(self._counts.layout, file))
+        return _IngestPart(number=number, name=f"ingest {number}", counts_file=file, counts=table)
 
     @property
     def pipelines(self) -> PipelineSet:
@@ -162,7 +174,7 @@ class Supervisor:
         for task in self._tasks:
             task.cancel()
         for ingest in self._ingests:
-            os.close(ingest.ledger_file)
+            os.close(ingest.counts_file)
         if self._port:
             self._port.close()
         if self._config.trace and self._config.trace.exists():
@@ -182,13 +194,14 @@ class Supervisor:
         part.started_s = time.monotonic()
         program = self._programs.engine if isinstance(part, _EnginePart) else self._programs.ingest
         part.child = child = Child(program)
+        part.starts += 1
         asyncio.get_running_loop().add_reader(child.link.fileno(), self._read, part, child)
         config = self._config.model_dump_json()
         try:
             if isinstance(part, _EnginePart):
                 child.link.send("start", config, part.device, visible_gpu(part.device), part.answers)
             elif isinstance(part, _IngestPart):
-                child.link.send("start", config, self.address, len(self._engines), files=[part.ledger_file])
+                child.link.send("start", config, self.address, len(self._engines), files=[part.counts_file])
                 for engine in self._engines:
                     self._introduce(part, engine)
         except LinkBroken:
@@ -210,15 +223,18 @@ class Supervisor:
 
     def _read(self, part: _Part, child: Child) -> None:
         try:
-            for message, _ in child.link.receive():
-                self._handle(part, message)
+            for message, files in child.link.receive():
+                self._handle(part, message, files)
         except LinkBroken:
             if part.child is child:
                 self._bury(part)
 
-    def _handle(self, part: _Part, message: tuple[Any, ...]) -> None:
+    def _handle(self, part: _Part, message: tuple[Any, ...], files: list[int]) -> None:
         match part, message:
-            case _EnginePart(), ("ready", pipelines, default, answers):
+            case _EnginePart(), ("ready", pipelines, default, answers, lanes):
+                part.counts = LaneTable(lanes, files[0])
+                self._lane_totals.add(part.device, part.counts)
+                os.close(files[0])
                 part.answers = part.answers or answers
                 part.pipelines = PipelineSet(pipelines, default)
                 self._directory.serving.add(part.number)
@@ -234,8 +250,8 @@ class Supervisor:
                 part.ready.set()
             case _, ("answer", number, outcome):
                 part.calls.answer(number, outcome)
-            case _IngestPart(), ("claim", number, stream_id, token):
-                self._begin(self._claim(part, number, stream_id, token))
+            case _IngestPart(), ("claim", number, *wanted):
+                self._begin(self._claim(part, number, *wanted))
             case _IngestPart(), ("release", record, resumable):
                 self._directory.release(part, record, resumable=resumable)
             case _IngestPart(), ("status", number):
@@ -274,9 +290,11 @@ class Supervisor:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _claim(self, ingest: _IngestPart, number: int, stream_id: str, token: str) -> None:
+    async def _claim(self, ingest: _IngestPart, number: int, stream_id: str, token: str, pipeline: str) -> None:
         try:
-            outcome: object = await self._directory.claim(ingest, stream_id, token)
+            claim = await self._directory.claim(ingest, stream_id, token)
+            series = self._counts.series(claim.record.stream_id, pipeline, named=bool(stream_id))
+            outcome: object = replace(claim, series=series)
         except FoveateError as error:
             outcome = error
         self._reply(ingest, number, outcome)
@@ -289,6 +307,39 @@ class Supervisor:
             with suppress(LinkBroken):
                 part.link.send("answer", number, outcome)
 
+    @property
+    def draining(self) -> bool:
+        """Whether it is about to stop."""
+        return self._stopping
+
+    @property
+    def unready(self) -> str:
+        """Why it cannot take new streams for its default pipeline now; "" where it can."""
+        if self._stopping:
+            return "it is draining"
+        if not any(part.child and part.served for part in self._ingests):
+            return "no ingest process serves now"
+        if not self._directory.serving:
+            return "no engine serves now"
+        try:
+            self.pipelines.get("")
+        except FoveateError as error:
+            return str(error)
+        return ""
+
+    def watch(self, wishes: PictureWishes, sink: LiveSink) -> None:
+        """Show these streams, and no others, to `sink` for some seconds."""
+        for ingest in self._ingests:
+            if ingest.gallery and ingest.gallery.ended:
+                ingest.gallery = None
+            if ingest.gallery is None and wishes and ingest.link and ingest.served:
+                ours, theirs = Link.pair()
+                with theirs, suppress(LinkBroken):  # it has just died, and is asked again in its next life
+                    ingest.link.send("live", files=[theirs.fileno()])
+                ingest.gallery = RemoteGallery(ours, sink)
+            if ingest.gallery:
+                ingest.gallery.watch(wishes)
+
     async def status(self) -> ServiceStatus:
         """How the whole service stands now."""
         lanes: list[LaneStatus] = []
@@ -299,11 +350,20 @@ class Supervisor:
             lanes += found
         for found in await asyncio.gather(*ingests):
             streams += found
-        total = Ledger()
-        total.add(self._ended)
-        for ingest in self._ingests:
-            total.add(ingest.ledger.read())
-        return ServiceStatus(lanes, streams, total)
+        return ServiceStatus(lanes, streams, self._counts.ledger())
+
+    async def metrics(self) -> ServiceMetrics:
+        """All that the service tells about itself, now."""
+        engines = asyncio.gather(*(self._ask(engine, "status") for engine in self._engines if engine.pipelines))
+        ingests = asyncio.gather(*(self._ask(ingest, "standing") for ingest in self._ingests))
+        running = [lane for lanes in await engines for lane in lanes]
+        standing = IngestStanding()
+        for found in await ingests:
+            for each in found:
+                standing.add(each)
+        lives = [ProcessLife(part.name, part.child.pid if part.child else None, part.starts) for part in self._parts]
+        lives.append(ProcessLife("supervisor", os.getpid(), 1))
+        return self._counts.metrics(self._lane_totals, running, standing, lives)
 
     async def _ask(self, part: _Part, kind: str) -> list[Any]:
         """What a process says; nothing where it is down or hangs."""
@@ -318,9 +378,12 @@ class Supervisor:
         code = self._forget(part)
         if isinstance(part, _EnginePart):
             part.pipelines = None
+            if part.counts:
+                self._lane_totals.bury(part.counts)
+                part.counts = None
             self._directory.serving.discard(part.number)
         elif isinstance(part, _IngestPart):
-            self._ended.add(part.ledger.close_books())
+            self._counts.bury(part.counts)
             self._directory.lose(part)
         if self._stopping:
             return
@@ -341,6 +404,9 @@ class Supervisor:
 
     def _forget(self, part: _Part) -> int:
         child, part.child = part.child, None
+        if isinstance(part, _IngestPart) and part.gallery:
+            part.gallery.close()
+            part.gallery = None
         assert child is not None
         asyncio.get_running_loop().remove_reader(child.link.fileno())
         part.calls.fail(EngineError(f"the {part.name} process has died"))

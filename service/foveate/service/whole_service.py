@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from foveate.service.boundary import LaneStatus
@@ -11,6 +12,7 @@ from foveate.service.device import Device
 from foveate.service.directory import Claim, Holder, StreamDirectory
 from foveate.service.frame import Grant
 from foveate.service.ledger import Ledger
+from foveate.service.metrics import IngestStanding, LaneTotals, ProcessLife, ServiceCounts, ServiceMetrics
 from foveate.service.stream import StreamRecord
 
 __all__ = ["IngestReport", "OneProcess", "ServicePort", "ServiceStatus", "StreamStatus"]
@@ -45,6 +47,9 @@ class IngestReport(Holder, Protocol):
     def streams(self) -> list[StreamStatus]:
         """Its open streams."""
 
+    def standing(self) -> IngestStanding:
+        """How its frames and streams stand."""
+
 
 class ServicePort(Protocol):
     """The service as one ingest sees it."""
@@ -52,7 +57,7 @@ class ServicePort(Protocol):
     def attach(self, ingest: IngestReport) -> None:
         """The ingest that asks."""
 
-    async def claim(self, stream_id: str, resume_token: str) -> Claim:
+    async def claim(self, stream_id: str, resume_token: str, pipeline: str) -> Claim:
         """The right to open a stream. Raises: Overloaded, StreamTaken, EngineUnavailable."""
 
     def release(self, record: StreamRecord, *, resumable: bool) -> None:
@@ -65,19 +70,24 @@ class ServicePort(Protocol):
 class OneProcess:
     """The service where all of it runs in this process: `ServicePort` without messages."""
 
-    def __init__(self, directory: StreamDirectory, device: Device, ledger: Ledger) -> None:
+    def __init__(
+        self, directory: StreamDirectory, device: Device, counts: ServiceCounts, lane_totals: LaneTotals
+    ) -> None:
         self._directory = directory
         self._device = device
-        self._ledger = ledger
+        self._counts = counts
+        self._lane_totals = lane_totals
         self._ingest: IngestReport | None = None
 
     def attach(self, ingest: IngestReport) -> None:
         """See `ServicePort`."""
         self._ingest = ingest
 
-    async def claim(self, stream_id: str, resume_token: str) -> Claim:
+    async def claim(self, stream_id: str, resume_token: str, pipeline: str) -> Claim:
         """See `ServicePort`."""
-        return await self._directory.claim(self._attached, stream_id, resume_token)
+        claim = await self._directory.claim(self._attached, stream_id, resume_token)
+        series = self._counts.series(claim.record.stream_id, pipeline, named=bool(stream_id))
+        return replace(claim, series=series)
 
     def release(self, record: StreamRecord, *, resumable: bool) -> None:
         """See `ServicePort`."""
@@ -85,7 +95,13 @@ class OneProcess:
 
     async def status(self) -> ServiceStatus:
         """See `ServicePort`."""
-        return ServiceStatus(self._device.status(), self._attached.streams(), self._ledger)
+        return ServiceStatus(self._device.status(), self._attached.streams(), self._counts.ledger())
+
+    def metrics(self) -> ServiceMetrics:
+        """All that the service tells about itself, now."""
+        alone = ProcessLife("service", os.getpid(), 1)
+        running = [lane for lane in self._device.status() if not self._device.lane(lane.pipeline).lost]
+        return self._counts.metrics(self._lane_totals, running, self._attached.standing(), [alone])
 
     @property
     def _attached(self) -> IngestReport:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from itertools import pairwise
+
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foveate.client.frame import Payload
@@ -55,6 +57,44 @@ def test_a_capture_time_in_the_future_is_no_negative_age() -> None:
     flow = FrameFlow(newest_wins=False)
     flow.offer(Payload(b"picture", 11.0, 0))
     assert flow.send(now=10.0).age_s == 0.0
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(["offer", "offer key", "send", "answer", "read"]), max_size=200), st.integers(1, 4))
+def test_of_a_live_video_only_key_frames_follow_what_was_left_out(steps: list[str], window: int) -> None:
+    flow, keys, sent = FrameFlow(newest_wins=True, video=True), set[int](), list[int]()
+    flow.window, offered = window, 0
+    for step in steps * 3:
+        if step.startswith("offer") and flow.has_room:
+            offered += 1
+            flow.offer(PICTURE, key=step == "offer key")
+            keys |= {offered} if step == "offer key" else set()
+        elif step == "send" and flow.can_send:
+            sent.append(flow.send(now=0.0).sequence)
+        elif step == "answer" and sent:
+            if flow.answered(sent[-1]):
+                flow.settle(unsent_result(sent[-1], Verdict.OK, ""))
+        elif step == "read":
+            flow.next_result()
+    for before, unit in pairwise([0, *sent]):
+        assert unit == before + 1 or unit in keys
+    assert flow.dropped <= offered - len(sent)
+
+
+def test_units_of_a_live_video_wait_and_a_key_frame_without_room_takes_their_place() -> None:
+    flow = FrameFlow(newest_wins=True, video=True)
+    for number in range(32):
+        flow.offer(PICTURE, key=number == 0)
+    assert flow.dropped == 0
+    flow.offer(PICTURE, key=False)
+    flow.window = 100
+    assert flow.send(now=0.0).sequence == 1
+    flow.offer(PICTURE, key=False)
+    assert flow.dropped == 2, "there is room again, and nothing that it could build on"
+    flow.offer(PICTURE, key=True)
+    flow.offer(PICTURE, key=True)
+    assert (flow.dropped, flow.send(now=0.0).sequence) == (2 + 32, 36)
+    assert [result.sequence for result in drain(flow)] == []
 
 
 def test_a_frame_that_cannot_be_sent_leaves_in_its_turn_and_replaces_none() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from foveate.service.frame import Answer, Frame, Verdict
 from foveate.service.job import DecodeCost, Job
-from foveate.service.ledger import Ledger
+from foveate.service.ledger import Counts, Ledger
 from foveate.service.stream import Books, CameraStream, DrainNotice, StreamRecord
 from support.frames import MS, camera_stream, stream_options
 
@@ -187,7 +188,15 @@ def test_a_successor_goes_on_under_the_same_name_numbers_and_counts() -> None:
 
 
 def test_all_streams_together_are_counted_once_more() -> None:
-    books = Books(total := Ledger())
+    class InOne:
+        def of(self, pipeline: str, series: int) -> Sequence[Counts]:
+            return [total]
+
+        def in_flight(self) -> dict[str, int]:
+            return {"all": total.in_flight}
+
+    total = Ledger()
+    books = Books(InOne())
     streams = [CameraStream(StreamRecord(name, name), stream_options(), 32, books) for name in "ab"]
     for stream in streams:
         stream.settle(stream.receive(frame(1)), Answer(Verdict.OK))

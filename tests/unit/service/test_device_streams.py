@@ -11,11 +11,14 @@ from numpy.typing import NDArray
 
 from foveate.engines.errors import BudgetTooSmall, ConfigError
 from foveate.engines.fake import FakeEngine
+from foveate.engines.profile import LatencyProfile
 from foveate.service.boundary import FrameTicket, Refused, Row
 from foveate.service.device import Device
-from foveate.service.frame import Grant, Ran, Verdict
+from foveate.service.device_time import DeviceTime
+from foveate.service.frame import Grant, Ran, StreamOptions, Verdict
 from foveate.service.lane import Lane
 from foveate.service.opening import new_slots
+from foveate.service.prediction import LatencyModel
 from support.frames import MS, latency_model, stream_options
 
 
@@ -72,6 +75,33 @@ def test_rates_are_told_per_stream_of_the_ingest(device: Device) -> None:
     assert one.advised_fps(5) == pytest.approx(100.0)
     assert other.advised_fps(5) == pytest.approx(300.0)
     assert other.advised_fps(6) == 0.0
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_lanes_of_one_device_share_its_time_and_others_do_not(shared: bool) -> None:
+    def wanted(pipeline: str, fps: float = 0.0) -> StreamOptions:
+        return StreamOptions(pipeline, 1000 * MS, fps=fps)
+
+    times = [DeviceTime()] * 2 if shared else [DeviceTime(), DeviceTime()]
+    lanes = []
+    for name, time, batch_ms in zip(("slow", "quick"), times, (40, 4), strict=True):
+        engine = FakeEngine(name, max_batch=4)
+        engine.load()
+        latency = LatencyModel(LatencyProfile((1, 4), (batch_ms * MS,) * 2, (batch_ms * MS,) * 2))
+        lanes.append(Lane(name, engine, latency, new_slots(name, engine, 2), device_time=time))
+    device = Device(lanes)
+    try:
+        session = device.session(SilentIngest())
+        session.admit_now(1, wanted("slow"))
+        assert session.advised_fps(1) == pytest.approx(100.0)
+        session.admit_now(2, wanted("quick"))
+        assert session.advised_fps(1) == pytest.approx(50.0 if shared else 100.0)
+        assert session.advised_fps(2) == pytest.approx(500.0 if shared else 1000.0)
+        assert session.admit_now(3, wanted("slow", fps=50.0)).grant is Grant.GUARANTEED
+        asks = session.admit_now(4, wanted("quick", fps=400.0)).grant
+        assert asks is (Grant.BEST_EFFORT if shared else Grant.GUARANTEED), "half of the device is promised already"
+    finally:
+        device.close()
 
 
 def test_what_cannot_be_served_is_refused(device: Device) -> None:

@@ -214,10 +214,13 @@ def test_any_settings_read_back(fields: dict[str, Any], tmp_path_factory: pytest
 
 
 OTHERS_VARIABLES = {
+    "engines/foveate/engines/engine_choice.py": "CUDA's own: which GPUs this process sees",
     "engines/foveate/engines/torch_engine.py": "OpenMP's own, set before torch is imported",
     "models/foveate/models/huggingface.py": "the hub's own, as all of its clients read them",
+    "service/foveate/service/engine_process.py": "CUDA's own, set before it is loaded",
     "tools/foveate/tools/gpu_report/__main__.py": "handed on to the jobs, with the paths of the libraries laid beside",
     "tools/foveate/tools/gpu_report/child.py": "as above",
+    "tools/foveate/tools/outputs/address.py": "the operator's own, named in an output's address for its password",
 }
 """Who touches the environment besides the configuration, and what for: none of it is a setting of ours."""
 

@@ -186,7 +186,6 @@ def test_an_open_message_is_taken_over_field_by_field(pipeline: Pipeline) -> Non
         ({"queue_depth": 257}, LimitExceeded, "queue_depth 257"),
         ({"delivery": 99}, ProtocolError, "delivery 99"),
         ({"format": 99}, UnsupportedFormat, "pixel format 99"),
-        ({"format": pb.PIXEL_FORMAT_H264}, UnsupportedFormat, "H264"),
         ({"format": pb.PIXEL_FORMAT_RAW_RGB, "width": 3}, ProtocolError, "width and height, got 3x0"),
         ({"format": pb.PIXEL_FORMAT_RAW_NV12, "width": 3, "height": 2}, ProtocolError, "even sides, got 3x2"),
         ({"min_score": 1.5}, ProtocolError, "min_score"),

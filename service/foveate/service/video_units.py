@@ -1,0 +1,321 @@
+"""Access units of H.264 and H.265 streams (Annex B): what they declare, read before any decoder sees a byte.
+
+Only what must be known beforehand is read: whether a unit can be joined at, how large its pictures are, whether it is
+one picture, and, for H.264, whether the picture that it builds on is the one that came before.
+Source: ITU-T H.264, 7.3 and annex B; ITU-T H.265, 7.3 and annex B.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from foveate.engines.errors import BadFrame, LimitExceeded
+from foveate.service.frame import PixelFormat
+
+__all__ = ["AccessUnit", "H264Units", "H265Units", "UnitReader", "nal_units", "unit_reader"]
+
+_START_CODE = b"\0\0\1"
+_MOST_SLICES = 600
+"""In one picture, as H.265 allows at its highest level (table A.8): each may cost as much as a whole picture."""
+_MOST_KEPT = 4
+"""Pictures of the largest size allowed, or more smaller ones, that a decoder may be told to keep."""
+_MOST_NAL_UNITS = 4096
+"""In one access unit: real ones have some more than slices, and a made-up one must not hold a thread for long."""
+_SLICE_HEAD = 24
+"""Bytes of a slice that hold the fields read here, emulation prevention included."""
+_SEQUENCE_HEAD = 2048
+"""Bytes of a parameter set that hold the fields read here, scaling lists included."""
+_IDR, _SEI, _SEQUENCE_SET, _PICTURE_SET = 5, 6, 7, 8
+_RECOVERY_POINT = 6
+_H265_SEQUENCE_SET, _H265_SUFFIX_SEI = 33, 40
+_PICTURE_HASH = 132
+_MOST_EXP_GOLOMB = 32
+
+
+@dataclass(frozen=True, slots=True)
+class AccessUnit:
+    """What an access unit says of itself."""
+
+    key: bool
+    """Whether decoding can begin with it."""
+    follows: bool = True
+    """Whether it goes on where the unit before it ended, as far as the stream's own numbers tell."""
+
+
+class UnitReader:
+    """What the units of one stream say, in the order of their decoding."""
+
+    def __init__(self, max_pixels: int) -> None:
+        self._max_pixels = max_pixels
+
+    def read(self, data: bytes) -> AccessUnit:
+        """Look at the next unit.
+
+        Raises: BadFrame if it is not one access unit, LimitExceeded if its pictures are larger than allowed.
+        """
+        try:
+            return self._read(data)
+        except IndexError as error:
+            raise BadFrame("broken access unit: a header in it is cut off") from error
+
+    def _read(self, data: bytes) -> AccessUnit:
+        raise NotImplementedError
+
+    def _check_size(self, width: int, height: int, kept: int) -> None:
+        if width * height > self._max_pixels:
+            raise LimitExceeded(
+                f"the video has {width}x{height} pixels, at most {self._max_pixels} are taken: scale it down before "
+                "encoding"
+            )
+        if width * height * kept > _MOST_KEPT * self._max_pixels:
+            raise LimitExceeded(
+                f"the video has its decoder keep {kept} pictures of {width}x{height}, more than is granted here: "
+                "encode it with fewer reference frames"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _H264Sequence:
+    """Of an H.264 sequence parameter set, what its slices' headers are read by."""
+
+    frame_num_bits: int
+    separate_planes: bool
+    gaps_allowed: bool
+    fields: bool
+    """Whether a picture may come as two fields."""
+
+
+class H264Units(UnitReader):
+    """Units of an H.264 stream."""
+
+    def __init__(self, max_pixels: int) -> None:
+        super().__init__(max_pixels)
+        self._sequences: dict[int, _H264Sequence] = {}
+        self._sequence_of: dict[int, int] = {}
+        self._last_frame_num: int | None = None
+        """Of the last picture that others may build on."""
+
+    def _read(self, data: bytes) -> AccessUnit:
+        key, slices, pictures, first = False, 0, 0, b""
+        for nal in nal_units(data):
+            kind = nal[0] & 0x1F
+            if kind == _SEQUENCE_SET:
+                self._learn_sequence(nal)
+            elif kind == _PICTURE_SET:
+                bits = _Bits(nal[1 : 1 + _SLICE_HEAD])
+                self._sequence_of[bits.exp_golomb()] = bits.exp_golomb()
+            elif kind == _SEI:  # the decoder gives no picture before the recovery is complete
+                key = key or _RECOVERY_POINT in _message_types(nal[1:_SEQUENCE_HEAD])
+            elif kind in (1, 2, _IDR):
+                key, slices = key or kind == _IDR, slices + 1
+                if nal[1] & 0x80:  # its first macroblock is the picture's first
+                    pictures, first = pictures + 1, first or nal[: 1 + _SLICE_HEAD]
+        _check_slices(slices)
+        sequence = self._sequence(first)
+        if pictures > 1 + bool(sequence and sequence.fields):
+            raise BadFrame(f"{pictures} pictures in one access unit: send each as a frame of its own")
+        return AccessUnit(key, self._follows(first, sequence))
+
+    def _learn_sequence(self, nal: bytes) -> None:
+        bits = _Bits(nal[1:_SEQUENCE_HEAD])
+        profile = bits.read(8)
+        bits.skip(16)
+        number, chroma, separate = bits.exp_golomb(), 1, False
+        if profile in _H264_WITH_CHROMA:
+            chroma = bits.exp_golomb()
+            separate = chroma == 3 and bool(bits.read(1))
+            bits.skip_exp_golomb(2)
+            bits.skip(1)
+            if bits.read(1):
+                _skip_scaling_lists(bits, 12 if chroma == 3 else 8)
+        frame_num_bits = bits.exp_golomb() + 4
+        _skip_picture_order(bits)
+        kept = bits.exp_golomb()
+        gaps_allowed = bool(bits.read(1))
+        width, rows, whole_frames = bits.exp_golomb() + 1, bits.exp_golomb() + 1, bits.read(1)
+        self._check_size(16 * width, 16 * rows * (2 - whole_frames), kept + 1)
+        self._sequences[number] = _H264Sequence(frame_num_bits, separate, gaps_allowed, not whole_frames)
+
+    def _sequence(self, slice_head: bytes) -> _H264Sequence | None:
+        if not slice_head:
+            return None
+        bits = _Bits(slice_head[1:])
+        bits.skip_exp_golomb(2)
+        return self._sequences.get(self._sequence_of.get(bits.exp_golomb(), -1))
+
+    def _follows(self, slice_head: bytes, sequence: _H264Sequence | None) -> bool:
+        """Whether no picture is missing between the last one and this, by their `frame_num` (7.4.3)."""
+        if sequence is None:
+            return True
+        bits = _Bits(slice_head[1:])
+        bits.skip_exp_golomb(3)
+        bits.skip(2 * sequence.separate_planes)
+        number, last = bits.read(sequence.frame_num_bits), self._last_frame_num
+        starts_anew = slice_head[0] & 0x1F == _IDR
+        if slice_head[0] & 0x60:
+            self._last_frame_num = number
+        if last is None or starts_anew or sequence.gaps_allowed:
+            return True
+        # 1: a picture may have had the decoder forget all others, and count anew.
+        return number in (last, (last + 1) % (1 << sequence.frame_num_bits), 1)
+
+
+_H264_WITH_CHROMA = frozenset({100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135})
+"""Profiles whose sequence parameter set says more of the samples (7.3.2.1.1)."""
+
+
+class H265Units(UnitReader):
+    """Units of an H.265 stream."""
+
+    def __init__(self, max_pixels: int) -> None:
+        super().__init__(max_pixels)
+        self._has_hashes = False
+        """Whether each picture is followed by its hash, by which the decoder knows it to be whole."""
+
+    def _read(self, data: bytes) -> AccessUnit:
+        key, slices, pictures, hashed, begins = False, 0, 0, False, False
+        for nal in nal_units(data):
+            kind, layer = nal[0] >> 1 & 0x3F, (nal[0] & 1) << 5 | nal[1] >> 3
+            if layer:
+                continue  # of an extension, which is not decoded
+            if kind == _H265_SEQUENCE_SET:
+                self._learn_sequence(nal)
+                begins = True
+            elif kind == _H265_SUFFIX_SEI:
+                hashed = hashed or _PICTURE_HASH in _message_types(nal[2:_SEQUENCE_HEAD])
+            elif kind < 32:
+                key, slices = key or 16 <= kind <= 21, slices + 1
+                pictures += nal[2] >> 7
+        _check_slices(slices)
+        if pictures > 1:
+            raise BadFrame(f"{pictures} pictures in one access unit: send each as a frame of its own")
+        if self._has_hashes and not (hashed or begins):
+            raise BadFrame("the access unit ends before the hash of its picture, which others have: it is cut off")
+        self._has_hashes = hashed
+        return AccessUnit(key)  # what is missing, the decoder says
+
+    def _learn_sequence(self, nal: bytes) -> None:
+        bits = _Bits(nal[2:_SEQUENCE_HEAD])
+        bits.skip(4)
+        sub_layers = bits.read(3)
+        bits.skip(1 + 96)
+        present = [(bits.read(1), bits.read(1)) for _ in range(sub_layers)]
+        bits.skip(2 * (8 - sub_layers) if sub_layers else 0)
+        for profile, level in present:
+            bits.skip(88 * profile + 8 * level)
+        bits.skip_exp_golomb(1)
+        if bits.exp_golomb() == 3:
+            bits.skip(1)
+        width, height = bits.exp_golomb(), bits.exp_golomb()
+        if bits.read(1):
+            bits.skip_exp_golomb(4)
+        bits.skip_exp_golomb(3)
+        kept = 1
+        for _ in range(sub_layers + 1 if bits.read(1) else 1):
+            kept = max(kept, bits.exp_golomb() + 1)
+            bits.skip_exp_golomb(2)
+        self._check_size(width, height, kept)
+
+
+def unit_reader(kind: PixelFormat, max_pixels: int) -> UnitReader:
+    """The reader of a stream of this format."""
+    return {PixelFormat.H264: H264Units, PixelFormat.H265: H265Units}[kind](max_pixels)
+
+
+def nal_units(data: bytes) -> Iterator[bytes]:
+    """The NAL units of an access unit in order, without their start codes. Raises: BadFrame if it has none."""
+    at, count = data.find(_START_CODE), 0
+    if at < 0 or data[:at].strip(b"\0"):
+        raise BadFrame(
+            f"{len(data)} bytes that do not begin with a start code: expected an access unit as in Annex B, with "
+            "00 00 01 before each NAL unit, not with lengths as in MP4 files"
+        )
+    while at >= 0:
+        begin, at = at + len(_START_CODE), data.find(_START_CODE, at + len(_START_CODE))
+        nal = data[begin : at if at >= 0 else len(data)].rstrip(b"\0")
+        if nal:
+            count += 1
+            yield nal
+        if count > _MOST_NAL_UNITS:
+            raise BadFrame(f"an access unit of more than {_MOST_NAL_UNITS} NAL units: send each as a frame of its own")
+
+
+def _check_slices(count: int) -> None:
+    if not count:
+        raise BadFrame("an access unit without a picture: send parameter sets together with their key frame")
+    if count > _MOST_SLICES:
+        raise BadFrame(f"a picture in {count} slices, at most {_MOST_SLICES} are decoded")
+
+
+class _Bits:
+    """The bits of a NAL unit's payload. Reading beyond its end is an IndexError."""
+
+    def __init__(self, payload: bytes) -> None:
+        plain = payload.replace(b"\0\0\3", b"\0\0")  # emulation prevention: ITU-T H.264, 7.4.1.1
+        self._value, self._left = int.from_bytes(plain), 8 * len(plain)
+
+    def read(self, count: int) -> int:
+        """The next bits as a number."""
+        self.skip(count)
+        return self._value >> self._left & (1 << count) - 1
+
+    def skip(self, count: int) -> None:
+        if count > self._left:
+            raise IndexError("the NAL unit has ended")
+        self._left -= count
+
+    def exp_golomb(self) -> int:
+        """The next number in Exp-Golomb code. Source: ITU-T H.264, 9.1."""
+        zeros = 0
+        while not self.read(1):
+            zeros += 1
+            if zeros > _MOST_EXP_GOLOMB:
+                raise IndexError("no number of the standard's is as large")
+        return (1 << zeros) - 1 + self.read(zeros)
+
+    def skip_exp_golomb(self, count: int) -> None:
+        for _ in range(count):
+            self.exp_golomb()
+
+    def signed_exp_golomb(self) -> int:
+        """The same for numbers that may be negative. Source: ITU-T H.264, 9.1.1."""
+        code = self.exp_golomb()
+        return (code + 1) // 2 if code % 2 else -(code // 2)
+
+
+def _skip_scaling_lists(bits: _Bits, count: int) -> None:
+    """Source: ITU-T H.264, 7.3.2.1.1.1."""
+    for index in range(count):
+        if not bits.read(1):
+            continue
+        last = following = 8
+        for _ in range(16 if index < 6 else 64):
+            if following:
+                following = (last + bits.signed_exp_golomb()) % 256
+            last = following or last
+
+
+def _skip_picture_order(bits: _Bits) -> None:
+    kind = bits.exp_golomb()
+    if kind == 0:
+        bits.skip_exp_golomb(1)
+    elif kind == 1:
+        bits.skip(1)
+        bits.skip_exp_golomb(2)
+        bits.skip_exp_golomb(bits.exp_golomb())
+
+
+def _message_types(payload: bytes) -> Iterator[int]:
+    """The types of the messages in an SEI NAL unit. Source: ITU-T H.264, 7.3.2.3.1."""
+    at = 0
+    while at + 1 < len(payload):
+        fields = []
+        for _ in range(2):  # type and size
+            value = 0
+            while payload[at] == 0xFF:
+                value, at = value + 0xFF, at + 1
+            fields.append(value + payload[at])
+            at += 1
+        yield fields[0]
+        at += fields[1]

@@ -1,0 +1,124 @@
+"""Access units are read as the standards say, whatever the encoder; what is none of them is refused."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from foveate.engines.errors import BadFrame, LimitExceeded
+from foveate.service.frame import PixelFormat
+from foveate.service.video_units import AccessUnit, nal_units, unit_reader
+from support.video_streams import access_units, moving_pictures
+
+H264, H265 = PixelFormat.H264, PixelFormat.H265
+PLENTY = 10**7
+PICTURES = moving_pictures(12, 322, 242)
+START_CODES = st.sampled_from([b"\0\0\1", b"\0\0\0\1", b"\0\0\0\0\0\1"])
+NAL_UNITS = st.binary(min_size=1, max_size=40).map(lambda data: data.replace(b"\0", b"\x80"))
+
+
+def read_all(units: list[bytes], kind: PixelFormat, max_pixels: int = PLENTY) -> list[AccessUnit]:
+    reader = unit_reader(kind, max_pixels)
+    return [reader.read(unit) for unit in units]
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(START_CODES, NAL_UNITS), min_size=1, max_size=8), st.integers(0, 4))
+def test_nal_units_are_split_where_they_were_joined(parts: list[tuple[bytes, bytes]], trailing: int) -> None:
+    data = b"".join(code + nal for code, nal in parts) + b"\0" * trailing
+    assert list(nal_units(data)) == [nal for _, nal in parts]
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=200).filter(lambda data: not data.strip(b"\0").startswith(b"\1")))
+def test_bytes_without_a_start_code_at_their_beginning_are_refused(data: bytes) -> None:
+    with pytest.raises(BadFrame, match="start code"):
+        list(nal_units(b"\7" + data))
+
+
+@pytest.mark.parametrize("kind", [H264, H265])
+@settings(deadline=None)
+@given(data=st.binary(max_size=120))
+def test_no_bytes_make_a_reader_raise_anything_but_a_refusal(kind: PixelFormat, data: bytes) -> None:
+    sequence, slices = (b"\x67", b"\x65") if kind is H264 else (b"\x42\1", b"\x26\1")
+    for prefix in (b"", b"\0\0\1", b"\0\0\1" + sequence, b"\0\0\1" + slices, b"\0\0\1\6"):
+        with suppress(BadFrame, LimitExceeded):
+            unit_reader(kind, PLENTY).read(prefix + data)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (H264, {}),
+        (H264, {"slices": 4, "cqm": "jvt"}),
+        (H264, {"cabac": 0, "ref": 1, "8x8dct": 0}),
+        (H264, {"pixel_format": "yuv444p"}),
+        (H264, {"pixel_format": "yuv422p10le"}),
+        (H264, {"aud": 1, "nal-hrd": "cbr", "vbv-maxrate": 500, "vbv-bufsize": 500, "bitrate": 500}),
+        (H264, {"intra-refresh": 1}),
+        (H265, {}),
+        (H265, {"open-gop": 0, "aud": 1, "hash": 1}),
+        (H265, {"pixel_format": "yuv444p"}),
+        (H265, {"pixel_format": "yuv420p10le"}),
+    ],
+)
+def test_real_streams_are_read(kind: PixelFormat, settings: dict[str, Any]) -> None:
+    pixel_format = str(settings.pop("pixel_format", "yuv420p"))
+    units = access_units(PICTURES, kind, key_every=5, pixel_format=pixel_format, **settings)
+    seen = read_all(units, kind)
+    assert len(seen) == len(PICTURES)
+    assert [unit.key for unit in seen] == [index % 5 == 0 for index in range(12)]
+    assert all(unit.follows for unit in seen)
+
+
+@pytest.mark.parametrize(("kind", "coded"), [(H264, (336, 256)), (H265, (328, 248))])
+def test_a_size_beyond_the_limit_is_refused_by_the_parameter_set_alone(
+    kind: PixelFormat, coded: tuple[int, int]
+) -> None:
+    unit = access_units(PICTURES[:1], kind)[0]
+    assert read_all([unit], kind, coded[0] * coded[1])
+    with pytest.raises(LimitExceeded, match=f"{coded[0]}x{coded[1]} pixels"):
+        read_all([unit], kind, coded[0] * coded[1] - 1)
+
+
+def test_keeping_many_pictures_is_refused() -> None:
+    unit = access_units(PICTURES[:1], H264, ref=16, keyint=60)[0]
+    assert read_all([unit], H264, 5 * 336 * 256)
+    with pytest.raises(LimitExceeded, match="fewer reference frames"):
+        read_all([unit], H264, 2 * 336 * 256)
+
+
+@pytest.mark.parametrize("lost", [1, 3, 7])
+@pytest.mark.parametrize("settings", [{}, {"cabac": 0, "ref": 1}, {"bframes": 2, "b-pyramid": "none", "b-adapt": 0}])
+def test_a_lost_unit_shows_in_the_numbers_of_h264(lost: int, settings: dict[str, Any]) -> None:
+    units = access_units(PICTURES, H264, key_every=10, **settings)
+    followers = [unit.follows for unit in read_all(units[:lost] + units[lost + 1 :], H264)]
+    # A picture that nothing builds on may be lost unseen, and hurts nobody.
+    assert all(followers[:lost])
+    assert not followers[lost] or settings.get("bframes")
+
+
+def test_more_than_one_picture_in_a_unit_is_refused() -> None:
+    for kind in (H264, H265):
+        units = access_units(PICTURES[:3], kind)
+        with pytest.raises(BadFrame, match="2 pictures in one access unit"):
+            read_all([units[0] + units[1]], kind)
+
+
+def test_a_unit_without_a_picture_is_refused() -> None:
+    unit = access_units(PICTURES[:1], H264)[0]
+    sets = b"".join(b"\0\0\1" + nal for nal in nal_units(unit) if nal[0] & 0x1F in (7, 8))
+    with pytest.raises(BadFrame, match="without a picture"):
+        read_all([sets], H264)
+
+
+def test_what_would_keep_a_decoder_busy_for_long_is_refused() -> None:
+    slices = b"\0\0\1\x41\x40" * 700
+    with pytest.raises(BadFrame, match="700 slices"):
+        read_all([b"\0\0\1\x41\xc0" + slices[5:]], H264)
+    with pytest.raises(BadFrame, match="4096 NAL units"):
+        read_all([b"\0\0\1\x09" * 5000], H264)
