@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test nightly check system format proto bench clean
+.PHONY: help demo watch test nightly check system format proto bench clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -17,8 +17,16 @@ $(VENV)/.dev: $(VENV)/.base
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
+$(VENV)/.camera: $(VENV)/.base
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[camera,http,track]'
+	touch $@
+
 demo: $(VENV)/.base  ## serve, stream a real video, print the summary, write the annotated video and a report
 	$(BIN)/foveate demo
+
+URL ?= /dev/video0
+watch: $(VENV)/.camera  ## see live what the model sees: make watch URL=rtsp://user:password@camera/stream
+	@$(BIN)/foveate watch "$(URL)" --http 127.0.0.1:8080
 
 test: system check  ## the checks, then the test suite
 	$(BIN)/python -m pytest

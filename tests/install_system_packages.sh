@@ -11,6 +11,7 @@ packages=(
     gstreamer1.0-plugins-good
     gstreamer1.0-plugins-ugly
     mosquitto
+    openssl
     prometheus
     python3-gi
 )

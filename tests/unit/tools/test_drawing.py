@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from foveate.client import ClassScore, Verdict
+from foveate.client import ClassScore, Detections, Verdict
+from foveate.client.result import no_detections
 from foveate.tools.drawing import Annotator, picture_from_bytes
 from foveate.tools.video_source import Image, encoded
 from support.results import made_result, one_detection
@@ -67,6 +68,73 @@ def test_a_frame_that_was_not_answered_carries_the_last_boxes_faded() -> None:
     assert 0 < weak < 0.6 * strong
     assert changed(blank(), faded)[:30, :120].any(), "the verdict stands in the corner"
     assert not changed(blank(), bright)[:30, :120].any()
+
+
+def of_track(track_id: int, left: float, class_id: int = 2) -> Detections:
+    seen = one_detection((left, 150.0, left + 100.0, 280.0), track_id=track_id)
+    return replace(seen, class_ids=np.array([class_id]), keypoints=None)
+
+
+def colour_at(drawn: Image, x: int, y: int = 220) -> tuple[int, ...]:
+    return tuple(drawn[y, x].tolist())
+
+
+def test_a_track_keeps_its_colour_whatever_its_class() -> None:
+    colours = [
+        colour_at(Annotator().draw(blank(), made_result(detections=of_track(track_id, 100.0, class_id))), 100)
+        for track_id, class_id in ((5, 2), (5, 3), (6, 2), (0, 2), (0, 3))
+    ]
+    assert colours[0] == colours[1]
+    assert len(set(colours)) == 4, "by class without a track"
+
+
+def test_what_has_no_track_is_grey_beside_what_has() -> None:
+    first, second = of_track(5, 100.0), of_track(0, 400.0)
+    both = replace(
+        first,
+        boxes=np.concatenate([first.boxes, second.boxes]),
+        scores=np.array([0.9, 0.8], np.float32),
+        class_ids=np.array([2, 2]),
+        labels=("face", "face"),
+        track_ids=np.array([5, 0]),
+        attributes=((), ()),
+    )
+    drawn = Annotator().draw(blank(), made_result(detections=both))
+    assert colour_at(drawn, 400) == (170, 160, 150)
+    assert colour_at(drawn, 100) != colour_at(drawn, 400)
+
+
+def test_a_track_trails_the_way_that_it_came_while_it_is_seen() -> None:
+    annotator = Annotator()
+    for left in (100.0, 150.0, 200.0, 250.0):
+        drawn = annotator.draw(blank(), made_result(detections=of_track(5, left)))
+    assert colour_at(drawn, 180, 280) == colour_at(drawn, 250), "along the feet, in its own colour"
+    assert not changed(blank(), drawn)[270:, 110:140].any(), "not beyond where it was seen first"
+    gone = annotator.draw(blank(), made_result(detections=of_track(6, 400.0)))
+    assert not changed(blank(), gone)[270:, 100:380].any()
+    back = annotator.draw(blank(), made_result(detections=of_track(5, 300.0)))
+    assert changed(blank(), back)[280, 320]
+    for _ in range(40):
+        annotator.draw(blank(), made_result(detections=no_detections()))
+    anew = annotator.draw(blank(), made_result(detections=of_track(5, 500.0)))
+    assert not changed(blank(), anew)[270:, 100:490].any(), "what was long ago is forgotten"
+
+
+def test_a_track_that_jumps_leaves_no_trail_across_the_picture() -> None:
+    annotator = Annotator()
+    for left in (50.0, 60.0, 400.0, 420.0):
+        drawn = annotator.draw(blank(), made_result(detections=of_track(5, left)))
+    there = changed(blank(), drawn)[280]
+    assert not there[100:395].any()
+    assert there[455:470].all()
+
+
+def test_a_trail_has_an_end() -> None:
+    annotator = Annotator()
+    for step in range(60):
+        drawn = annotator.draw(blank(1200), made_result(detections=of_track(5, 10.0 * step)))
+    columns = np.nonzero(changed(blank(1200), drawn)[280])[0]
+    assert columns.min() == pytest.approx(10 * (59 - 23) + 50, abs=4), "24 answers ago"
 
 
 def test_classes_are_listed() -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from io import StringIO
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from foveate.client import ClassScore, StageTimes, Verdict
+from foveate.client import Attribute, ClassScore, StageTimes, Verdict
 from foveate.tools.progress import StreamProgress, progress_line
 from foveate.tools.result_record import record_from_result
 from foveate.tools.stages import STAGES, VERDICT_COLOURS
@@ -130,3 +130,14 @@ def rendered(content: object) -> str:
     with console.capture() as captured:
         console.print(content)
     return captured.get()
+
+
+def test_a_record_holds_what_a_cascade_said_of_a_detection() -> None:
+    said = (Attribute("kind", 3, "tabby", 0.75), Attribute("looks", 0, "", 0.0, (0.5, -1.0)))
+    detections = replace(one_detection(), attributes=(said,))
+    record = json.loads(json.dumps(record_from_result(made_result(detections=detections, attributes_missing=2))))
+    assert record["detections"][0]["attributes"] == [
+        {"name": "kind", "id": 3, "label": "tabby", "score": 0.75},
+        {"name": "looks", "embedding": [0.5, -1.0]},
+    ]
+    assert record["attributes_missing"] == 2

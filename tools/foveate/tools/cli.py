@@ -13,11 +13,13 @@ from foveate.tools.build_command import build
 from foveate.tools.demo_command import demo
 from foveate.tools.engines_command import app as engines_app
 from foveate.tools.models_command import app as models_app
+from foveate.tools.monitoring_command import monitoring
 from foveate.tools.profile_command import profile
 from foveate.tools.serve_command import serve
 from foveate.tools.simulate_command import simulate
 from foveate.tools.stream_command import stream
 from foveate.tools.verify_command import verify
+from foveate.tools.watch_command import watch
 
 __all__ = ["app", "main"]
 
@@ -48,9 +50,11 @@ def _options(
 
 app.command()(serve)
 app.command()(stream)
+app.command()(watch)
 app.command()(demo)
 app.command()(build)
 app.command()(verify)
+app.command()(monitoring)
 app.command()(simulate)
 app.command()(profile)
 app.add_typer(bench_app, name="bench")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from foveate.engines.errors import ConfigError
 from foveate.tools.console import failing_softly
 
 __all__ = ["demo"]
@@ -29,12 +30,22 @@ def demo(
             show_default="faces",
         ),
     ] = None,
+    cascade: Annotated[
+        bool,
+        typer.Option(
+            "--cascade",
+            help="Find objects instead, and have a classifier say of each what it is in detail: YOLOX-Nano and "
+            "EfficientNet-Lite0.",
+        ),
+    ] = False,
 ) -> None:
     """Stream a real video to a server of its own, find the faces in it, and show how long each frame took.
 
     Writes annotated.webm, report.html and results.jsonl.
     """
-    from foveate.tools.demo_session import run_demo
+    from foveate.tools.demo_session import CASCADE_SETTINGS, run_demo
 
-    page = run_demo(output_dir, video, seconds, config)
+    if cascade and config is not None:
+        raise ConfigError(f"--cascade brings settings of its own: leave it out to use those of {config}")
+    page = run_demo(output_dir, video, seconds, CASCADE_SETTINGS if cascade else config)
     typer.echo(f"\nreport: {page}")

@@ -21,7 +21,10 @@ from foveate.tools.summary import Summary
 from foveate.tools.video_source import VideoFile, encoded, open_video
 from foveate.tools.written_output import writing
 
-__all__ = ["run_demo"]
+__all__ = ["CASCADE_SETTINGS", "run_demo"]
+
+CASCADE_SETTINGS = Path(__file__).with_name("demo_cascade.toml")
+"""A detector, and a classifier that looks at what it finds."""
 
 _PIPELINE = "faces"
 _PICTURES = 6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 
 import cv2
 import numpy as np
@@ -20,11 +21,13 @@ _SMALLEST_WIDTH_PX = 640
 """Smaller pictures are enlarged by a whole factor, so that text on them can be read."""
 _FADED = 0.35
 """Opacity of boxes that are older than the picture."""
+_TRAIL_POINTS = 24
+"""Answers that a trail goes back."""
 _FONT = cv2.FONT_HERSHEY_DUPLEX
 _INK: Colour = (255, 255, 255)
 _MUTED: Colour = (170, 160, 150)
 _GROUND: Colour = (28, 22, 17)
-_TRACK: Colour = (62, 52, 44)
+_BAR_GROUND: Colour = (62, 52, 44)
 _PALETTE = (
     "#3b82f6",
     "#f97316",
@@ -47,10 +50,15 @@ def picture_from_bytes(data: bytes) -> Image | None:
 
 
 class Annotator:
-    """Draws results onto the pictures of one stream; boxes last until newer ones are there."""
+    """Draws results onto the pictures of one stream; boxes last until newer ones are there.
+
+    What is tracked has a colour of its own, which stays with it, and trails the way that it came; what is not, beside
+    it, is grey.
+    """
 
     def __init__(self) -> None:
         self._last: Result | None = None
+        self._trails = _Trails()
 
     def draw(self, image: Image, result: Result) -> Image:
         """A new picture with boxes, labels and keypoints, and under it where the budget went.
@@ -61,7 +69,8 @@ class Annotator:
         canvas = _enlarged(image, factor)
         if result.verdict is Verdict.OK:
             self._last = result
-            _draw_seen(canvas, result, factor)
+            self._trails.follow(result.detections)
+            self._draw(canvas, result, factor)
         else:
             self._draw_faded(canvas, factor)
             _draw_verdict(canvas, result.verdict)
@@ -70,8 +79,44 @@ class Annotator:
     def _draw_faded(self, canvas: Image, factor: int) -> None:
         if self._last is not None:
             over = canvas.copy()
-            _draw_seen(over, self._last, factor)
+            self._draw(over, self._last, factor)
             cv2.addWeighted(over, _FADED, canvas, 1.0 - _FADED, 0.0, dst=canvas)
+
+    def _draw(self, canvas: Image, result: Result, factor: int) -> None:
+        self._trails.draw(canvas, factor)
+        _draw_seen(canvas, result, factor)
+
+
+class _Trails:
+    """Where the objects that are tracked stood lately: the middle of their boxes' lower edges."""
+
+    def __init__(self) -> None:
+        self._points: dict[int, deque[tuple[float, float]]] = {}
+        self._seen: set[int] = set()
+
+    def follow(self, detections: Detections) -> None:
+        """Go on with what is seen, and shorten the trails of what is not."""
+        self._seen = {int(track_id) for track_id in detections.track_ids if track_id}
+        for track_id, (left, top, right, bottom) in zip(detections.track_ids, detections.boxes, strict=True):
+            if track_id:
+                trail = self._points.setdefault(int(track_id), deque(maxlen=_TRAIL_POINTS))
+                point = float(left + right) / 2, float(bottom)
+                if trail and math.dist(trail[-1], point) > max(right - left, bottom - top):
+                    trail.clear()  # nobody saw it go there
+                trail.append(point)
+        for track_id in self._points.keys() - self._seen:
+            self._points[track_id].popleft()
+            if not self._points[track_id]:
+                del self._points[track_id]
+
+    def draw(self, canvas: Image, factor: int) -> None:
+        """The trails of what is in the picture now; the others would point to nothing."""
+        unit = _unit(canvas)
+        for track_id in self._seen:
+            points = np.rint(np.array(self._points[track_id]) * factor).astype(np.int32)
+            for age, (start, end) in enumerate(zip(points[:-1][::-1], points[1:][::-1], strict=True)):
+                thickness = max(1, round(4 * unit * (1.0 - age / _TRAIL_POINTS)))
+                cv2.line(canvas, start.tolist(), end.tolist(), _colour_of(track_id), thickness, cv2.LINE_AA)
 
 
 def _enlarged(image: Image, factor: int) -> Image:
@@ -84,23 +129,30 @@ def _draw_seen(canvas: Image, result: Result, factor: int) -> None:
     unit = _unit(canvas)
     _draw_detections(canvas, result.detections, factor, unit)
     for row, seen in enumerate(result.classes[:5]):
-        colour = _bgr(_PALETTE[seen.id % len(_PALETTE)])
+        colour = _colour_of(seen.id)
         height = _text_height(unit)
         _tag(canvas, f"{seen.label} {seen.score:.2f}", (height, height + row * (2 * height)), colour, unit)
 
 
 def _draw_detections(canvas: Image, detections: Detections, factor: int, unit: float) -> None:
     thickness = max(1, round(2 * unit))
+    colours = _colours(detections)
     for index in reversed(range(len(detections))):  # the best score last, on top
-        colour = _bgr(_PALETTE[int(detections.class_ids[index]) % len(_PALETTE)])
+        colour = colours[index]
         left, top, right, bottom = (round(float(edge) * factor) for edge in detections.boxes[index])
         cv2.rectangle(canvas, (left, top), (right, bottom), colour, thickness, cv2.LINE_AA)
         if detections.keypoints is not None:
             _draw_keypoints(canvas, detections.keypoints[index] * factor, colour, unit)
     for index in reversed(range(len(detections))):
-        colour = _bgr(_PALETTE[int(detections.class_ids[index]) % len(_PALETTE)])
         left, top = (round(float(edge) * factor) for edge in detections.boxes[index][:2])
-        _tag(canvas, _caption(detections, index), (left - thickness // 2, top), colour, unit, above=True)
+        _tag(canvas, _caption(detections, index), (left - thickness // 2, top), colours[index], unit, above=True)
+
+
+def _colours(detections: Detections) -> list[Colour]:
+    """By detection: its track's, or where nothing is tracked its class's."""
+    if not detections.track_ids.any():
+        return [_colour_of(int(class_id)) for class_id in detections.class_ids]
+    return [_colour_of(int(track_id)) if track_id else _MUTED for track_id in detections.track_ids]
 
 
 def _caption(detections: Detections, index: int) -> str:
@@ -129,7 +181,7 @@ def _budget_bar(width: int, result: Result) -> Image:
     unit = max(1.0, width / 1280)
     bar, text = round(10 * unit), _text_height(unit)
     strip = np.full((bar + round(2.6 * text), width, 3), _GROUND, np.uint8)
-    strip[:bar] = _TRACK
+    strip[:bar] = _BAR_GROUND
     spent_ms = result.age_ms + result.times.total_ms
     whole_ms = max(result.budget_ms, spent_ms) or 1.0
     left_ms = 0.0
@@ -194,6 +246,11 @@ def _ink_on(colour: Colour) -> Colour:
     """Black or white, whichever is legible. Source: ITU-R BT.601 luma."""
     blue, green, red = colour
     return (20, 16, 12) if 0.114 * blue + 0.587 * green + 0.299 * red > 150 else _INK
+
+
+def _colour_of(number: int) -> Colour:
+    """Of a track, or of a class."""
+    return _bgr(_PALETTE[number % len(_PALETTE)])
 
 
 def _bgr(colour: str) -> Colour:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from foveate.client import Detections, Result
+from foveate.client import Attribute, Detections, Result
 
 __all__ = ["record_from_result"]
 
@@ -29,6 +29,7 @@ def record_from_result(result: Result) -> dict[str, Any]:
             {"class_id": seen.id, "label": seen.label, "score": round(seen.score, 4)} for seen in result.classes
         ],
         "embedding": None if result.embedding is None else result.embedding.tolist(),
+        "attributes_missing": result.attributes_missing,
         "times": asdict(result.times),
         "batch_size": result.batch_size,
         "engine": result.engine,
@@ -49,5 +50,14 @@ def _detection(detections: Detections, index: int) -> dict[str, Any]:
         there = points[~np.isnan(points).any(axis=1)]  # NaN marks points that this detection does not have
         record["keypoints"] = [[round(float(value), 3) for value in point] for point in there]
     if detections.attributes[index]:
-        record["attributes"] = [asdict(attribute) for attribute in detections.attributes[index]]
+        record["attributes"] = [_attribute(attribute) for attribute in detections.attributes[index]]
+    return record
+
+
+def _attribute(attribute: Attribute) -> dict[str, Any]:
+    """Its class or, from a stage that has no classes, its feature vector."""
+    record = asdict(attribute)
+    if attribute.embedding:
+        return {"name": attribute.name, "embedding": record["embedding"]}
+    del record["embedding"]
     return record

@@ -26,6 +26,14 @@ def serve(
             metavar="HOST:PORT", help="Where to listen; port 0 takes a free one.", show_default="127.0.0.1:50051"
         ),
     ] = None,
+    http: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[HOST]:PORT",
+            help="Show the streams live in a browser, and serve /metrics, /healthz and /readyz. "
+            ":8080 is open to the network; 127.0.0.1:8080 is not.",
+        ),
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Settings as TOML; --print-config shows them all.")
     ] = None,
@@ -59,7 +67,13 @@ def serve(
     from foveate.service.config_text import config_text
 
     settings = load_config(
-        config, listen=listen, model_store=store, trace=trace, trace_sample=trace_sample, engine_store=engine_store
+        config,
+        listen=listen,
+        http=http,
+        model_store=store,
+        trace=trace,
+        trace_sample=trace_sample,
+        engine_store=engine_store,
     )
     if pipeline:
         settings = only_pipelines(settings, pipeline)
@@ -79,4 +93,8 @@ def _run(settings: ServiceConfig) -> None:
         # Whoever waits for this line reads it through a pipe, so it must not stay in a buffer.
         typer.echo(f"foveate is ready on {address} (pipelines: {names})")
 
-    asyncio.run(serve_until_signal(settings, ready))
+    def page(url: str) -> None:
+        is_open = settings.http.rpartition(":")[0] in ("", "0.0.0.0", "[::]")
+        typer.echo(f"live view: {url}{' (open to the network, without a password)' if is_open else ''}")
+
+    asyncio.run(serve_until_signal(settings, ready, on_page=page))

@@ -32,7 +32,8 @@ STAGES = (
         "#6366f1",
         lambda r: r.times.copy_in_ms + r.times.infer_ms + r.times.copy_out_ms,
     ),
-    Stage("postprocess", "outputs to detections", "#34d399", lambda r: r.times.postprocess_ms + r.times.cascade_ms),
+    Stage("postprocess", "outputs to detections", "#34d399", lambda r: r.times.postprocess_ms),
+    Stage("cascade", "a closer look at what was detected", "#0d9488", lambda r: r.times.cascade_ms),
     Stage("reply", "answer ready until sent", "#f472b6", lambda r: r.times.reply_queue_ms),
 )
 """In the order in which a frame passes through them."""
