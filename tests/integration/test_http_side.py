@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client as http_client
 import json
 import re
 import signal
@@ -20,9 +21,10 @@ import pytest
 from foveate.engines.errors import ConfigError
 from foveate.service.http_server import HttpServer, http_url
 from foveate.service.server import Server
-from support.live import Camera, Run, http_side, live_cameras, moving_pictures, wait_until
+from support.live import Camera, Run, http_side, live_cameras, moving_pictures
 from support.processes import service_of_processes
 from support.service import RunningService, running_service
+from support.waiting import until
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -102,6 +104,7 @@ def test_pages_of_others_may_not_look(http: HttpServer) -> None:
         "http://evil.example",
         own + "0",
         "null",
+        "http://[bad",
         "http://localhost:1",
         own.replace("127.0.0.1", "127.0.0.2"),
     ):
@@ -127,6 +130,48 @@ def test_a_foreign_name_that_leads_here_shows_nothing(service: RunningService, h
         assert asked(named.url, Host="cameras.example")[0] == 200
 
 
+@pytest.mark.parametrize("host", [b"\xff\xfe", b"[bad", b"localhost:1;script-src *", b""])
+@pytest.mark.parametrize("path", ["/", "/live", "/healthz", "/absent"])
+def test_a_name_that_is_none_is_refused_and_repeated_to_nobody(http: HttpServer, path: str, host: bytes) -> None:
+    connection = http_client.HTTPConnection(http.url.removeprefix("http://").strip("/"), timeout=20)
+    with contextlib.closing(connection):
+        connection.putrequest("GET", path, skip_host=True)
+        connection.putheader("Host", host)
+        connection.endheaders()
+        answer = connection.getresponse()
+    assert answer.status == {"/healthz": 200, "/absent": 404}.get(path, 421)
+    assert answer.headers["Server"] == "foveate"
+    assert "connect-src 'self';" in answer.headers["Content-Security-Policy"]
+    assert "script-src" not in answer.headers["Content-Security-Policy"]
+
+
+def test_scrapers_take_turns(service: RunningService, http: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    collecting, at_once, real = 0, [], service.server.metrics
+
+    async def metrics() -> Any:
+        nonlocal collecting
+        collecting += 1
+        at_once.append(collecting)
+        try:
+            await asyncio.sleep(0.01)  # long enough for the others to come in
+            return await real()
+        finally:
+            collecting -= 1
+
+    async def scrape() -> list[int]:
+        async with aiohttp.ClientSession() as session:
+
+            async def one() -> int:
+                async with session.get(http.url + "metrics") as answer:
+                    return answer.status
+
+            return await asyncio.gather(*(one() for _ in range(8)))
+
+    monkeypatch.setattr(service.server, "metrics", metrics)
+    assert asyncio.run(scrape()) == [200] * 8
+    assert at_once == [1] * 8
+
+
 def test_so_many_may_look_and_no_more(http: HttpServer) -> None:
     async def run() -> tuple[int, int]:
         async with aiohttp.ClientSession() as session, contextlib.AsyncExitStack() as opened:
@@ -144,7 +189,17 @@ def test_so_many_may_look_and_no_more(http: HttpServer) -> None:
     assert asyncio.run(run()) == (503, 400), "no WebSocket, but there is room"
 
 
-@pytest.mark.parametrize("said", ["no JSON", "[1]", '{"watch": [1], "drawn": "x"}', '{"watch": {"a": 1e999}}', "{}"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        "no JSON",
+        "[1]",
+        '{"watch": [1], "drawn": "x"}',
+        '{"watch": {"a": 1e999}}',
+        "{}",
+        pytest.param("[" * 30_000, id="nested"),
+    ],
+)
 def test_a_page_that_talks_nonsense_harms_nobody(http: HttpServer, said: str) -> None:
     async def talk(live: aiohttp.ClientWebSocketResponse) -> None:
         await live.send_str(said)
@@ -174,12 +229,12 @@ def test_pictures_come_with_what_was_said_of_them_only_to_who_draws_them(
         await live.send_str('{"watch": {"dock": 640}}')
         came: list[bytes] = []
         statuses = 0
-        while statuses < 8:  # two seconds without a word about drawing: three pictures at most
+        while statuses < 4:  # after three pictures without a word about drawing two seconds without a picture
             message = await live.receive(timeout=20)
             if message.type is aiohttp.WSMsgType.BINARY:
                 came.append(message.data)
             else:
-                statuses += 1
+                statuses += len(came) >= 3
                 await live.send_str('{"watch": {"dock": 640}}')
         return came
 
@@ -224,8 +279,8 @@ def test_a_service_of_processes_is_ready_while_an_engine_serves(monkeypatch: pyt
         assert asked(http.url, "readyz")[0] == 200
         assert "foveate_frames_total" in asked(http.url, "metrics")[1]
         service.kill("engine cpu")
-        wait_until(lambda: asked(http.url, "readyz")[:2] == (503, "not ready: no engine serves now\n"))
-        wait_until(lambda: asked(http.url, "readyz")[0] == 200)
+        until(lambda: asked(http.url, "readyz")[:2] == (503, "not ready: no engine serves now\n"))
+        until(lambda: asked(http.url, "readyz")[0] == 200)
 
 
 @pytest.mark.parametrize("listen", ["8080", "host", "127.0.0.1:99999", "127.0.0.1:", "::1:80", "http://x:1", ""])

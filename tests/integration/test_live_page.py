@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, Route, sync_playwright
 
-from foveate.service.live import board
-from support.live import Camera, Run, http_side, live_cameras, moving_pictures, wait_until
+from foveate.service.live import board, viewers
+from support.live import Camera, Run, http_side, live_cameras, moving_pictures
 from support.processes import ServiceOfProcesses, service_of_processes
 from support.service import RunningService, fake_engine, running_service
 from support.system_programs import require_program
+from support.waiting import until
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -92,7 +93,7 @@ def moves(page: Page, stream_id: str) -> None:
         seen.add(page.evaluate(SUM_OF_PIXELS, stream_id))
         return len(seen - {0}) >= 3
 
-    wait_until(three)
+    until(three)
 
 
 def scrolls_sideways(page: Page) -> bool:
@@ -116,20 +117,20 @@ def test_tiles_move_numbers_change_and_a_killed_stream_shows_as_gone(browser: Br
                 moves(page, "dock")
                 moves(page, "gate")
                 assert watched(service) == {"dock", "gate"}
-                wait_until(lambda: float(text(page, "dock", ".ok-fps").replace("–", "0")) > 5)
-                wait_until(lambda: text(page, "dock", ".total-ms") != "–")
+                until(lambda: float(text(page, "dock", ".ok-fps").replace("–", "0")) > 5)
+                until(lambda: text(page, "dock", ".total-ms") != "–")
                 assert text(page, "dock", ".budget-ms") == "5000"
                 assert page.locator("#total-streams").text_content() == "2"
                 ok = int(text(page, "dock", '[data-verdict="ok"] b'))
-                wait_until(lambda: int(text(page, "dock", '[data-verdict="ok"] b')) > ok)
-                wait_until(lambda: "engine" in str(tile(page, "dock").locator(".bar").get_attribute("aria-label")))
-                wait_until(lambda: "room for about" in str(page.locator(".room").first.text_content()))
+                until(lambda: int(text(page, "dock", '[data-verdict="ok"] b')) > ok)
+                until(lambda: "engine" in str(tile(page, "dock").locator(".bar").get_attribute("aria-label")))
+                until(lambda: "room for about" in str(page.locator(".room").first.text_content()))
                 gate.stop()
                 page.wait_for_selector('[data-stream="gate"].gone')
                 assert text(page, "gate", ".badge").startswith("gone")
                 moves(page, "dock")
                 assert page.locator("#total-streams").text_content() == "1"
-            wait_until(lambda: watched(service) == frozenset())
+            until(lambda: watched(service) == frozenset())
 
 
 def test_boxes_are_drawn_where_the_detections_are(browser: Browser) -> None:
@@ -141,13 +142,13 @@ def test_boxes_are_drawn_where_the_detections_are(browser: Browser) -> None:
         live_cameras([Camera(service.stub, "dock", grey)]),
         page_at(browser, http.url) as page,
     ):
-        wait_until(lambda: page.evaluate(SUM_OF_PIXELS, "dock"))
+        until(lambda: page.evaluate(SUM_OF_PIXELS, "dock"))
 
         def is_coloured(x: float, y: float) -> bool:
             red, green, blue = page.evaluate(PIXEL, ["dock", x, y])
             return bool(max(red, green, blue) - min(red, green, blue) > 50)
 
-        wait_until(lambda: is_coloured(0.5, 0.6))
+        until(lambda: is_coloured(0.5, 0.6))
         assert is_coloured(0.0, 0.6), "the left side of the box"
         assert is_coloured(0.25, 0.997), "its lower side"
         assert is_coloured(0.02, 0.02), "its label, inside since there is no room above"
@@ -165,7 +166,7 @@ def test_a_picture_that_is_to_be_turned_is_shown_turned_with_its_box(browser: Br
         live_cameras([Camera(service.stub, "dock", [turned])]),
         page_at(browser, http.url) as page,
     ):
-        wait_until(lambda: page.evaluate(SUM_OF_PIXELS, "dock"))
+        until(lambda: page.evaluate(SUM_OF_PIXELS, "dock"))
         aspect = "document.querySelector('.tile .picture').style.getPropertyValue('--aspect')"
         assert page.evaluate(aspect) == "160 / 320"
         # One tile is as high as its picture: the left half of a picture upright has its edge in the middle.
@@ -185,7 +186,7 @@ def test_nothing_is_kept_while_the_page_is_hidden(browser: Browser) -> None:
             "Object.defineProperty(document, 'hidden', {value: true, configurable: true});"
             "document.dispatchEvent(new Event('visibilitychange'))"
         )
-        wait_until(lambda: watched(service) == frozenset())
+        until(lambda: watched(service) == frozenset())
         page.evaluate("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
         moves(page, "dock")
 
@@ -207,10 +208,10 @@ def test_a_stream_that_is_never_in_time_shows_why_and_still_its_pictures(browser
         camera.fields = {"budget_ms": 1, "age_us": 2000}
         with live_cameras([camera]), page_at(browser, http.url) as page:
             page.wait_for_selector('[data-stream="dock"] [data-verdict="infeasible"]')
-            wait_until(lambda: text(page, "dock", ".badge") == "not inferred: infeasible")
+            until(lambda: text(page, "dock", ".badge") == "not inferred: infeasible")
             moves(page, "dock")
             camera.fields = {}
-            wait_until(lambda: text(page, "dock", ".badge") == "")
+            until(lambda: text(page, "dock", ".badge") == "")
 
 
 def test_a_server_without_streams_says_how_to_connect_one(browser: Browser) -> None:
@@ -265,7 +266,7 @@ def test_only_what_is_on_the_screen_is_fetched(browser: Browser) -> None:
                 assert 1 <= len(watched(service)) < 4
                 page.evaluate("document.querySelector('[data-stream=\"cam-7\"]').scrollIntoView()")
                 moves(page, names[7])
-                wait_until(lambda: names[0] not in watched(service))
+                until(lambda: names[0] not in watched(service))
 
 
 def test_a_drain_and_a_lost_server_are_told_and_the_page_comes_back(browser: Browser) -> None:
@@ -278,7 +279,7 @@ def test_a_drain_and_a_lost_server_are_told_and_the_page_comes_back(browser: Bro
             page.wait_for_selector('#state[data-state="ready"]')
             camera = Camera(service.stub, "dock", moving_pictures())
             moves(page, "dock")
-            stopping = service.start(service.server.stop(3000))
+            stopping = service.start(service.server.stop(20_000))
             page.wait_for_selector('#state[data-state="draining"]')
             assert "draining" in str(page.locator("#banner").text_content())
             camera.stop()
@@ -291,10 +292,29 @@ def test_a_drain_and_a_lost_server_are_told_and_the_page_comes_back(browser: Bro
         context.__exit__(None, None, None)
 
 
+def test_a_connection_that_has_gone_silent_is_made_anew(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a router has forgotten it. A new one is told at once what the server knows."""
+    monkeypatch.setattr(viewers, "STATUS_EVERY_S", 3600.0)
+
+    def less_patient(route: Route) -> None:
+        page_js = route.fetch()
+        route.fulfill(response=page_js, body=page_js.text().replace("SILENT_AFTER_MS = 4000", "SILENT_AFTER_MS = 100"))
+
+    with (
+        running_service() as service,
+        http_side(in_loop(service), service.server) as http,
+        page_at(browser, http.url) as page,
+    ):
+        page.route("**/page.js", less_patient)
+        page.reload()
+        for state in ("ready", "lost", "ready"):
+            page.wait_for_selector(f'#state[data-state="{state}"]')
+
+
 @pytest.mark.usefixtures("children_find_the_tests")
 def test_pictures_come_from_all_processes_and_go_on_when_one_is_killed(browser: Browser) -> None:
     with service_of_processes(ingests=2) as service, http_side(service.run, service.supervisor) as http:
-        names = [f"cam-{number}" for number in range(6)]
+        names = [f"cam-{number}" for number in range(4)]
         cameras = [Camera(service.new_stub(), name, moving_pictures(), fps=5) for name in names]
         with live_cameras(cameras), page_at(browser, http.url) as page:
             for name in names:
@@ -307,10 +327,10 @@ def test_pictures_come_from_all_processes_and_go_on_when_one_is_killed(browser: 
                 else:
                     moves(page, name)
             # A new stream may come to either process, the old one or the one that replaces what was killed.
-            wait_until(lambda: "ingest 0" in service.supervisor.processes)
-            more = [Camera(service.new_stub(), f"new-{number}", moving_pictures(), fps=5) for number in range(4)]
+            until(lambda: "ingest 0" in service.supervisor.processes)
+            more = [Camera(service.new_stub(), f"new-{number}", moving_pictures(), fps=5) for number in range(2)]
             with live_cameras(more):
-                for number in range(4):
+                for number in range(2):
                     page.wait_for_selector(f'[data-stream="new-{number}"]')
                     tile(page, f"new-{number}").scroll_into_view_if_needed()
                     moves(page, f"new-{number}")

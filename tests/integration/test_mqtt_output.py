@@ -129,7 +129,6 @@ from pydantic import SecretStr
 from foveate.tools.outputs import open_outputs
 from foveate.tools.outputs.specs import MqttSpec
 from support.camera_results import camera_result
-from support.certificates import own_certificate
 from support.waiting import until
 outputs = open_outputs([MqttSpec(url=SecretStr(sys.argv[1]))])
 outputs.put(camera_result())

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,10 @@ from foveate.service import supervisor
 from foveate.service.config import load_config
 from foveate.service.embedded import embedded_server
 from support.poisoned_ingest_process import POISON_WIDTH
-from support.processes import POISONED_INGEST, gone, service_of_processes, shared_memory_names
+from support.processes import POISONED_INGEST, ServiceOfProcesses, gone, service_of_processes, shared_memory_names
 from support.raw_stream import RawStream, verdicts
-from support.service import GREYS, grey_jpeg, grey_of
+from support.service import GREYS, grey_config, grey_jpeg, grey_of
+from support.waiting import until
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -48,13 +49,10 @@ def balanced(ledger: pb.Ledger) -> bool:
     return bool(ledger.received == sum(getattr(ledger, name) for name in names.split()) + ledger.in_flight)
 
 
-def wait_until(holds: Callable[[], bool], timeout_s: float = 20.0) -> None:
-    pause = threading.Event()
-    for _ in range(int(timeout_s / 0.05)):
-        if holds():
-            return
-        pause.wait(0.05)
-    raise AssertionError("it never came to be so")
+def states(service: ServiceOfProcesses) -> dict[str, int]:
+    """Of the pipelines, as some ingest has them."""
+    reply = service.stub.ListPipelines(pb.ListPipelinesRequest())
+    return {each.name: each.state for each in reply.pipelines}
 
 
 def answered_in_the_end(stream: RawStream, first: int) -> None:
@@ -115,7 +113,7 @@ def test_an_ingest_that_is_killed_takes_its_own_streams_alone(slow_engine: None)
             stream.frame(1, grey_jpeg(15))
         service.settled(lambda status: status.ledger.received == 10)
         dead = service.kill("ingest 0")
-        wait_until(lambda: gone(dead))
+        until(lambda: gone(dead))
         survivors = []
         for stream, token in zip(streams, tokens, strict=True):
             try:
@@ -130,7 +128,7 @@ def test_an_ingest_that_is_killed_takes_its_own_streams_alone(slow_engine: None)
         assert balanced(status.ledger)
         assert status.ledger.received == 10 + (10 - len(survivors))
         assert status.ledger.ok + status.ledger.cancelled == status.ledger.received
-        wait_until(lambda: service.supervisor.processes.get("ingest 0", dead) != dead)
+        until(lambda: service.supervisor.processes.get("ingest 0", dead) != dead)
         for stream in streams:
             stream.cancel()
 
@@ -145,7 +143,7 @@ def test_an_engine_that_is_killed_fails_what_was_in_flight_and_serves_again(slow
         before = Counter(verdicts(stream.results(12)))
         assert before["FAILED"] >= 1
         assert before["FAILED"] + before["OK"] == 12
-        wait_until(lambda: service.supervisor.processes.get("engine cpu", dead) != dead)
+        until(lambda: service.supervisor.processes.get("engine cpu", dead) != dead)
         service.settled(lambda status: len(status.engines) == 1)
         sequence, verdict = 13, ""
         while verdict != "OK":  # the same connection goes on once the engine is back
@@ -173,7 +171,7 @@ def test_a_process_that_has_lost_its_device_is_started_again(
         result = stream.result()
         assert verdicts([result]) == ["FAILED"]
         assert "illegal address" in result.message
-        wait_until(lambda: service.supervisor.processes.get("engine cpu", before) != before)
+        until(lambda: service.supervisor.processes.get("engine cpu", before) != before)
         service.settled(lambda status: len(status.engines) == 1)
         answered_in_the_end(stream, 3)
         status = service.settled(lambda status: status.ledger.in_flight == 0)
@@ -217,7 +215,7 @@ def test_a_process_that_hangs_is_started_again(
             assert before["FAILED"] + before["OK"] == 12
         else:
             assert stream.error().code() == grpc.StatusCode.UNAVAILABLE
-        wait_until(lambda: service.supervisor.processes.get(name, hung) != hung)
+        until(lambda: service.supervisor.processes.get(name, hung) != hung)
         assert gone(hung)
         assert f"the {name} process has given no sign of life for 3 s" in caplog.text
         service.settled(lambda status: len(status.engines) == 1)
@@ -234,7 +232,7 @@ def test_an_engine_that_comes_back_wrong_does_not_serve(
         stream.open(budget_ms=5000)
         monkeypatch.setenv("FAKE_WRONG", "1")
         service.kill("engine cpu")
-        wait_until(lambda: caplog.text.count("answers a known picture otherwise than before") >= 2)
+        until(lambda: caplog.text.count("answers a known picture otherwise than before") >= 2)
         assert not service.status().engines
         stream.frame(1, grey_jpeg(15))
         result = stream.result()
@@ -264,12 +262,12 @@ def test_a_picture_that_kills_its_decoder_kills_one_ingest() -> None:
         poison.open(budget_ms=20_000)
         poison.frame(1, grey_jpeg(15, width=POISON_WIDTH))
         assert poison.error().code() == grpc.StatusCode.UNAVAILABLE
-        wait_until(lambda: any(gone(pid) for pid in before.values()))
+        until(lambda: any(gone(pid) for pid in before.values()))
         (dead,) = (name for name, pid in before.items() if gone(pid))
         assert dead.startswith("ingest")
         status = service.settled(lambda status: status.ledger.cancelled == 1 and status.ledger.in_flight == 0)
         assert balanced(status.ledger)
-        wait_until(lambda: len(service.supervisor.processes) == 3)
+        until(lambda: len(service.supervisor.processes) == 3)
         with RawStream(service.new_stub()) as after:
             after.open(budget_ms=20_000)
             after.frame(1, grey_jpeg(35))
@@ -296,6 +294,42 @@ def test_streams_spread_over_the_devices() -> None:
         for stream in streams:
             stream.cancel()
     assert sum(engines.values()) == 4
+
+
+def test_a_pipeline_of_one_device_is_offered_and_its_streams_go_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FIRST", str(tmp_path / "first"))
+    settings: dict[str, Any] = {
+        "pipelines": grey_config() | {"extra": grey_config()["grey"]},
+        "devices": ("fake:0", "fake:1"),
+    }
+    with service_of_processes(ingests=1, engine="support.uneven_engine_process", **settings) as service:
+        streams = [RawStream(service.new_stub()) for _ in range(6)]
+        for stream in streams:
+            stream.open(pipeline="extra", budget_ms=5000)
+            stream.frame(1, grey_jpeg(45))
+        assert [grey_of(stream.result()) for stream in streams] == [45] * 6
+        single = pb.InferRequest(pipeline="extra", frame=pb.Frame(data=grey_jpeg(55), budget_ms=5000))
+        assert grey_of(service.stub.Infer(single)) == 55
+        lanes = [(each.pipeline, each.frames) for each in service.status().engines]
+        assert sorted(lanes) == [("extra", 7), ("grey", 0), ("grey", 0)]
+        with RawStream(service.stub) as stream:
+            chosen = stream.open(pipeline="grey", budget_ms=5000).engine.device
+        (extra,) = [each.engine.device for each in service.status().engines if each.pipeline == "extra"]
+        assert chosen != extra, "where the fewest are"
+        assert states(service) == {"grey": pb.Pipeline.STATE_READY, "extra": pb.Pipeline.STATE_READY}
+        service.kill(f"engine {extra}")  # when it is back, it is not the first any more
+        service.settled(lambda status: [each.pipeline for each in status.engines] == ["grey", "grey"])
+        until(lambda: states(service) == {"grey": pb.Pipeline.STATE_READY, "extra": pb.Pipeline.STATE_UNAVAILABLE})
+        with pytest.raises(grpc.RpcError, match="it does not fit on this device"):
+            service.stub.Infer(single)
+        streams[0].frame(2, grey_jpeg(45))
+        left = streams[0].result()
+        assert (verdicts([left]), "does not serve the stream's pipeline" in left.message) == (["FAILED"], True)
+        for stream in streams:
+            stream.cancel()
+        assert balanced(service.settled(lambda status: not status.ledger.in_flight).ledger)
 
 
 def test_a_taken_port_is_an_error_at_once() -> None:
@@ -352,4 +386,4 @@ def test_no_process_outlives_a_supervisor_that_is_killed() -> None:
         assert supervisor.stdout is not None
         _, *pids = supervisor.stdout.readline().split()
         supervisor.kill()
-        wait_until(lambda: all(gone(int(pid)) for pid in pids))
+        until(lambda: all(gone(int(pid)) for pid in pids))

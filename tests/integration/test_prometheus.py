@@ -27,6 +27,7 @@ from support.prometheus import Prometheus, prometheus
 from support.raw_stream import RawStream, verdicts
 from support.service import RunningService, fake_engine, grey_jpeg, running_service
 from support.system_programs import require_program
+from support.waiting import until
 
 TESTS = Path(__file__).resolve().parents[1]
 MONITORING = Path(monitoring_command.__file__).parent / "monitoring"
@@ -50,7 +51,7 @@ def scraped(folder: Path, service: LiveService, run: Run) -> Iterator[Prometheus
     http = run(start())
     try:
         with prometheus(folder, urlsplit(http.url).netloc, RULES) as server:
-            server.wait_for(lambda: any(target["health"] == "up" for target in server.targets()))
+            until(lambda: any(target["health"] == "up" for target in server.targets()))
             yield server
     finally:
         run(http.stop())
@@ -188,7 +189,7 @@ def children_find_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("children_find_the_tests")
 def test_counters_outlive_the_processes_that_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FAKE_LATENCY_S", "0.02")
+    monkeypatch.setenv("FAKE_LATENCY_S", "0.05")  # long enough to be killed at work
     with service_of_processes(ingests=2) as service, scraped(tmp_path, service.supervisor, service.run) as server:
         streams = [RawStream(service.new_stub()) for _ in range(8)]
         for index, stream in enumerate(streams):
@@ -200,7 +201,7 @@ def test_counters_outlive_the_processes_that_count(tmp_path: Path, monkeypatch: 
         killed_at_work(service, "ingest 0", streams, first=2)
         server.scraped()
         killed_at_work(service, "engine cpu", streams, first=102)
-        server.wait_for(lambda: server.number("min(foveate_engine_up)") == 1)
+        until(lambda: server.number("min(foveate_engine_up)") == 1)
         with RawStream(service.new_stub()) as again:
             again.open(stream_id="one-more", budget_ms=20_000)
             again.frame(1, grey_jpeg(15))

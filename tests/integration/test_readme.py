@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from foveate.models.package import import_file, load_package
 from foveate.models.store import ModelStore
 from foveate.service.config import PipelineConfig, load_config
 from foveate.tools.watch.settings import load_cameras
+from support.ports import free_port
 from support.shared_models import centerface, picture
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,10 +33,7 @@ def _blocks(language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        number: int = probe.getsockname()[1]
-        return number
+    return free_port()
 
 
 @pytest.fixture(scope="module")

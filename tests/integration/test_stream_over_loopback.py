@@ -204,6 +204,15 @@ def test_infer_answers_one_picture() -> None:
     assert (ledger.received, ledger.ok, ledger.bad_frame) == (2, 1, 1)
 
 
+def test_how_long_answers_to_single_pictures_take_on_their_way_out_is_learned() -> None:
+    with running_service() as service:
+        for _ in range(2):  # with each run what came before it counts
+            service.stub.Infer(pb.InferRequest(frame=pb.Frame(data=grey_jpeg(85), budget_ms=5000)))
+        opened = service.server._opened
+        assert opened is not None
+        assert opened.device.lane("grey").latency.reply_ns > 0
+
+
 def test_only_wanted_classes_and_scores_come_back() -> None:
     with running_service() as service, RawStream(service.stub) as stream:
         stream.open(classes=["grey3"], budget_ms=5000, delivery=pb.DELIVERY_QUEUE)

@@ -50,7 +50,7 @@ def once_each(requests: list[Posted]) -> list[int]:
 
 
 def test_results_arrive_in_batches_over_one_connection() -> None:
-    with web_server(ScriptedWebServer()) as server, posting(server.url, batch=8, batch_wait_ms=200) as outputs:
+    with web_server(ScriptedWebServer()) as server, posting(server.url, batch=8, batch_wait_ms=20_000) as outputs:
         for sequence in range(20):
             outputs.put(camera_result(sequence))
         outputs.put(camera_result(20, seen=False))
@@ -129,7 +129,7 @@ def test_a_server_is_given_the_time_that_it_asks_for() -> None:
         outputs.put(camera_result())
         until(lambda: outputs.troubles)
         assert len(server.requests) == 1
-        outputs.close(0.2)
+        outputs.close(1.0)
         assert len(server.requests) == 2, "once more at the end, as there is no later"
         assert outputs.counts == {"hook": OutputCounts(failed=1)}
 

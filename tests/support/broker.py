@@ -14,6 +14,7 @@ from typing import Any
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion
 
+from support.ports import free_port
 from support.system_programs import require_program
 from support.waiting import until
 
@@ -25,7 +26,7 @@ class Broker:
 
     def __init__(self, folder: Path, lines: tuple[str, ...]) -> None:
         self._program = require_program("mosquitto")
-        self.port = _free_port()
+        self.port = free_port()
         self._config = folder / "mosquitto.conf"
         own = (f"listener {self.port} 127.0.0.1", "persistence false", "user root")
         self._config.write_text("\n".join((*own, *(lines or ("allow_anonymous true",)))), encoding="utf-8")
@@ -102,10 +103,3 @@ def subscribed(port: int) -> Iterator[Subscriber]:
     finally:
         subscriber.client.disconnect()
         subscriber.client.loop_stop()
-
-
-def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port

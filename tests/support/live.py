@@ -20,7 +20,7 @@ from foveate.service.server import Server
 from support.raw_stream import RawStream
 from support.service import fake_engine, fake_opening, grey_config
 
-__all__ = ["Camera", "http_side", "live_cameras", "moving_pictures", "serve_until_signal", "wait_until"]
+__all__ = ["Camera", "http_side", "live_cameras", "moving_pictures", "serve_until_signal"]
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 """Runs a coroutine in the service's event loop, and waits for it."""
@@ -109,13 +109,3 @@ async def serve_until_signal() -> None:
 
     config = load_config(listen="127.0.0.1:0", http="127.0.0.1:0", pipelines=grey_config())
     await serve(config, lambda address, _: print(address, flush=True), new, lambda url: print(url, flush=True))
-
-
-def wait_until(holds: Callable[[], object], timeout_s: float = 20.0) -> None:
-    """Wait for what nothing tells of."""
-    pause = threading.Event()
-    for _ in range(int(timeout_s / 0.02)):
-        if holds():
-            return
-        pause.wait(0.02)
-    raise AssertionError("it never came to be so")

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import socket
 import subprocess
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,9 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
+from support.ports import free_port
 from support.system_programs import require_program
+from support.waiting import until
 
 __all__ = ["Prometheus", "prometheus"]
 
@@ -50,19 +50,10 @@ class Prometheus:
         """The numbers that an expression gives now, by one label."""
         return {labels.get(label, ""): value for labels, value in self.query(expression)}
 
-    def wait_for(self, what: Callable[[], bool], timeout_s: float = 20.0) -> None:
-        """Return once it holds; Prometheus sees it with its next scrape."""
-        pause = threading.Event()
-        for _ in range(int(timeout_s / 0.05)):
-            if what():
-                return
-            pause.wait(0.05)
-        raise AssertionError("it never came to be so")
-
     def scraped(self) -> None:
         """Return once a scrape that began after this call was stored."""
         now = float(self._api("query", query="time()")["result"][1])
-        self.wait_for(lambda: self.number("min(timestamp(foveate_build_info))") > now)
+        until(lambda: self.number("min(timestamp(foveate_build_info))") > now)
 
     def rules(self) -> list[Mapping[str, Any]]:
         """The rules that it evaluates, and how they are."""
@@ -96,7 +87,7 @@ def prometheus(folder: Path, target: str, rules: Path) -> Iterator[Prometheus]:
     program = require_program("prometheus")
     config = folder / "prometheus.yml"
     config.write_text(_CONFIG.format(target=target, rules=rules), encoding="utf-8")
-    address = f"127.0.0.1:{_free_port()}"
+    address = f"127.0.0.1:{free_port()}"
     arguments = (f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address={address}")
     with (
         (folder / "log").open("w") as log,
@@ -104,13 +95,8 @@ def prometheus(folder: Path, target: str, rules: Path) -> Iterator[Prometheus]:
     ):
         try:
             running = Prometheus(address)
-            running.wait_for(lambda: process.poll() is not None or running.ready())
+            until(lambda: process.poll() is not None or running.ready())
             assert process.poll() is None, (folder / "log").read_text(encoding="utf-8")
             yield running
         finally:
             process.kill()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])

@@ -122,9 +122,8 @@ class Prepared(Protocol):
 class DevicePort(Protocol):
     """What an ingest asks of a device. Streams and frames go by the ingest's own numbers."""
 
-    @property
-    def serving(self) -> bool:
-        """Whether its engines run now."""
+    def serves(self, pipeline: str) -> bool:
+        """Whether an engine of this pipeline runs there now."""
 
     async def admit(self, stream: int, options: StreamOptions) -> Admission:
         """Take a stream in. Raises: BudgetTooSmall, EngineUnavailable."""

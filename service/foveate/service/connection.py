@@ -52,7 +52,18 @@ class Connection:
     async def serve(self) -> None:
         """Carry the stream until it ends. Raises: FoveateError if it ends badly."""
         self._reception.refuse_while_draining()
-        opened = self._opened = await self._opening()
+        try:
+            await self._carry(await self._opening())
+        finally:
+            if self._opened is not None:  # perhaps at the very moment when its client went
+                self._reception.close(self._opened)
+
+    @property
+    def opened(self) -> bool:
+        """Whether its client has said what it wants."""
+        return self._opened is not None
+
+    async def _carry(self, opened: OpenedStream) -> None:
         opened.stream.attach(self._wake.set)
         reader = asyncio.create_task(self._read(opened))
         try:
@@ -61,12 +72,6 @@ class Connection:
             await self._write(opened)
         finally:
             reader.cancel()
-            self._reception.close(opened)
-
-    @property
-    def opened(self) -> bool:
-        """Whether its client has said what it wants."""
-        return self._opened is not None
 
     async def _opening(self) -> OpenedStream:
         """Wait for `OpenStream`, but not for ever, and not beyond `fail`."""
@@ -87,13 +92,14 @@ class Connection:
             raise ProtocolError(f"the first message of a stream must be `open`, got {came}: send OpenStream first")
         wanted, config = first.open, self._reception.config
         pipeline = self._reception.pipelines.get(wanted.pipeline)
-        return await self._reception.open(
+        self._opened = await self._reception.open(
             pipeline,
             options_from_open(wanted, pipeline, config.default_budget_ms, config.limits),
             stream_id=wanted.stream_id,
             resume_token=wanted.resume_token,
             disconnect=self._disconnect,
         )
+        return self._opened
 
     def _disconnect(self) -> None:
         """Its client has come back over another connection."""
@@ -125,7 +131,7 @@ class Connection:
             self._wake.clear()  # before looking: what comes while a write is under way must wake it again
             while stream.notices:
                 await self._context.write(pb.StreamReply(notice=notice_message(stream.notices.popleft())))
-            caught_up = True  # with its client; answers behind the first may wait for it, which is not our delay
+            caught_up = True
             while (taken := stream.next_answer()) is not None:
                 await self._context.write(self._result(opened, *taken, caught_up=caught_up))
                 self._room.set()
@@ -137,10 +143,7 @@ class Connection:
             await self._wake.wait()
 
     def _result(self, opened: OpenedStream, frame: Frame, answer: Answer, *, caught_up: bool) -> pb.StreamReply:
-        self._reception.tell(opened.stream, frame, answer)
-        if answer.run is not None and caught_up:
-            took_ns = frame.received_ns + answer.times.total - answer.run.ended_ns - answer.times.cascade
-            opened.station.device.observe_reply(opened.stream.number, took_ns)
+        self._reception.tell(opened, frame, answer, caught_up=caught_up)
         labels = opened.pipeline.model.labels
         return pb.StreamReply(result=result_message(frame, answer, labels, self._advised_fps(opened)))
 

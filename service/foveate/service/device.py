@@ -11,9 +11,9 @@ from functools import partial
 from foveate.engines.errors import ConfigError, EngineUnavailable
 from foveate.service import admission
 from foveate.service.batch import Entry
-from foveate.service.boundary import Admission, FrameTicket, IngestPort, LaneStatus
+from foveate.service.boundary import Admission, FrameTicket, IngestPort, LaneStatus, Refused
 from foveate.service.device_stream import DeviceStream
-from foveate.service.frame import Grant, StreamOptions
+from foveate.service.frame import Grant, StreamOptions, Verdict
 from foveate.service.lane import Lane
 
 __all__ = ["Device", "DeviceSession"]
@@ -124,10 +124,10 @@ class DeviceSession:
         self._number = number
         self._streams: dict[int, tuple[DeviceStream, Lane]] = {}
 
-    @property
-    def serving(self) -> bool:
+    def serves(self, pipeline: str) -> bool:
         """See `DevicePort`."""
-        return True
+        lane = self._device.lanes.get(pipeline)
+        return lane is not None and not lane.lost
 
     async def admit(self, stream: int, options: StreamOptions) -> Admission:
         """See `DevicePort`."""
@@ -156,6 +156,10 @@ class DeviceSession:
 
     def submit(self, ticket: FrameTicket) -> None:
         """See `DevicePort`."""
+        if ticket.stream not in self._streams:  # as it came back, the device could not serve its pipeline any more
+            why = "the engine process was started again, and does not serve the stream's pipeline now"
+            self._ingest.refuse([Refused(ticket.frame, Verdict.FAILED, why)])
+            return
         stream, lane = self._streams[ticket.stream]
         if not ticket.again:
             stream.arrivals.count(time.monotonic_ns())

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import time
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -55,9 +55,9 @@ class _Parked:
 class StreamDirectory:
     """Who is connected where. Belongs to one event loop's thread."""
 
-    def __init__(self, max_streams: int, resume_s: float, devices: int = 1) -> None:
-        self.serving = set(range(devices))
-        """The devices that new streams may go to."""
+    def __init__(self, max_streams: int, resume_s: float) -> None:
+        self.serving: dict[int, Collection[str]] = {}
+        """The devices that new streams may go to, each with the pipelines that it serves."""
         self._max_streams = max_streams
         self._resume_ns = int(resume_s * 1e9)
         self._open: dict[str, _Open] = {}
@@ -70,11 +70,12 @@ class StreamDirectory:
         """Whether a stream of that name is connected now."""
         return stream_id in self._open
 
-    async def claim(self, holder: Holder, stream_id: str, resume_token: str) -> Claim:
+    async def claim(self, holder: Holder, stream_id: str, resume_token: str, pipeline: str) -> Claim:
         """Enter a stream for `holder`, as a new one or as the one that a token takes up again.
 
         A stream whose connection only looks alive is let go of first: the client knows better.
-        Raises: Overloaded if the server is full, StreamTaken if its name is, EngineUnavailable if no device serves.
+        Raises: Overloaded if the server is full, StreamTaken if its name is, EngineUnavailable if no device serves
+        the pipeline.
         """
         earlier = await self._resumable(resume_token) if resume_token else None
         name = earlier.stream_id if earlier else stream_id or f"stream-{secrets.token_hex(4)}"
@@ -87,9 +88,9 @@ class StreamDirectory:
                 f"stream {name!r} is open already: close it, leave stream_id empty, "
                 "or take it over with its resume_token"
             )
+        device = self._least_loaded(pipeline)
         record = earlier or StreamRecord(name, secrets.token_urlsafe(16))
         self._parked.pop(record.resume_token, None)
-        device = self._least_loaded()
         self._open[name] = _Open(holder, record.resume_token, device)
         return Claim(record, device, earlier is not None)
 
@@ -134,11 +135,14 @@ class StreamDirectory:
             self._parked[record.resume_token] = _Parked(record, time.monotonic_ns() + self._resume_ns)
         found.released.set()
 
-    def _least_loaded(self) -> int:
-        if not self.serving:
-            raise EngineUnavailable("no engine serves now: it is being started again, try again in some seconds")
+    def _least_loaded(self, pipeline: str) -> int:
+        able = [device for device, pipelines in sorted(self.serving.items()) if pipeline in pipelines]
+        if not able:
+            raise EngineUnavailable(
+                f"no engine serves pipeline {pipeline!r} now: it is being started again, try again in some seconds"
+            )
         load = Counter(found.device for found in self._open.values())
-        return min(sorted(self.serving), key=lambda device: load[device])
+        return min(able, key=lambda device: load[device])
 
     def _forget_parked(self) -> None:
         now_ns = time.monotonic_ns()

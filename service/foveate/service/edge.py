@@ -118,12 +118,12 @@ class VisionEdge(pb_grpc.VisionServicer):
             self._reception.take(opened, frame)
             await answered.wait()
             taken = opened.stream.next_answer()
+            if taken is None:
+                raise AssertionError("woken without an answer")
+            self._reception.tell(opened, *taken)
         finally:
             self._reception.close_single(opened)
             self._left.set()
-        if taken is None:
-            raise AssertionError("woken without an answer")
-        self._reception.tell(opened.stream, *taken)
         return result_message(*taken, opened.pipeline.model.labels, 0.0)
 
 

@@ -17,7 +17,6 @@ from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from aiohttp import WSMsgType, web
 
@@ -37,6 +36,7 @@ _MOST_SAID_BYTES = 32_768
 _HEARTBEAT_S = 15.0
 _STOP_WITHIN_S = 2.0
 _LISTEN = re.compile(r"(?P<host>\[[^\]]+\]|[^:\[\]]*):(?P<port>\d{1,5})")
+_HOST = re.compile(r"(?P<name>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d+)?")
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -57,6 +57,8 @@ class HttpServer:
         self._viewers = Viewers(service, {"version": version("foveate"), "server": socket.gethostname()})
         self._names = frozenset(name.lower() for name in (*names, "localhost", *_own_names()))
         self._sockets: set[web.WebSocketResponse] = set()
+        self._collecting = asyncio.Lock()
+        """One scrape at a time: however many ask, their texts take no more than one thread's share from the frames."""
         self._socket = _bound(listen)
         self._runner = web.AppRunner(self._app(), access_log=None, shutdown_timeout=_STOP_WITHIN_S)
         self.url = http_url(listen, self._socket.getsockname()[1])
@@ -71,12 +73,14 @@ class HttpServer:
         """Answer nothing more, and tell those who look."""
         self._viewers.close()
         closing = [looking.close(code=1001, message=b"the server has stopped") for looking in self._sockets]
-        await asyncio.gather(*closing, return_exceptions=True)  # one that is gone already is no matter
+        with suppress(TimeoutError):  # one that does not even take its farewell, or is gone already, is cut off next
+            await asyncio.wait_for(asyncio.gather(*closing, return_exceptions=True), 2 * _STOP_WITHIN_S)
         await self._runner.cleanup()
         self._socket.close()
 
     def _app(self) -> web.Application:
-        app = web.Application(middlewares=[_secured])
+        app = web.Application()
+        app.on_response_prepare.append(self._secure)
         routes = {
             "/": self._page,
             "/live": self._live,
@@ -106,8 +110,9 @@ class HttpServer:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         try:
-            metrics = await self._service.metrics()
-            body, kind = await asyncio.to_thread(metrics_text, metrics, request.headers.get("Accept", ""))
+            async with self._collecting:
+                metrics = await self._service.metrics()
+                body, kind = await asyncio.to_thread(metrics_text, metrics, request.headers.get("Accept", ""))
         except FoveateError as error:
             return web.Response(status=503, text=f"no metrics now: {error}\n")
         return web.Response(body=body, headers={"Content-Type": kind})
@@ -142,7 +147,7 @@ class HttpServer:
                 continue
             try:
                 said = json.loads(message.data)
-            except ValueError:
+            except (ValueError, RecursionError):  # no JSON, or nested without an end
                 said = None
             if not isinstance(said, dict):
                 await connection.close(code=1007, message=b"expected a JSON object")
@@ -156,42 +161,32 @@ class HttpServer:
         origin = request.headers.get("Origin")
         if not self._is_own_name(request.host):
             return web.Response(status=421, text=self._foreign_name(request.host))
-        if origin is not None and urlsplit(origin).netloc.lower() != request.host.lower():
-            return web.Response(status=403, text=f"a page of {origin} may not look: only this server's own page may\n")
+        if origin is not None and origin.partition("://")[2].lower() != request.host.lower():
+            return web.Response(
+                status=403, text=f"a page of {origin!r} may not look: only this server's own page may\n"
+            )
         if len(self._viewers) >= _MOST_VIEWERS:
             return web.Response(status=503, text=f"{_MOST_VIEWERS} pages are open, which is the limit: close one\n")
         return None
 
     def _is_own_name(self, host: str) -> bool:
-        name = (urlsplit(f"//{host}").hostname or "").lower()
+        parts = _HOST.fullmatch(host)
+        if parts is None:
+            return False
+        name = parts["name"].strip("[]").lower()
         with suppress(ValueError):
             ipaddress.ip_address(name)
             return True
         return name in self._names
 
-    def _foreign_name(self, host: str) -> str:
-        return (
-            f"the live view is not reached by the name {host}: expected an IP address or one of "
-            f"{', '.join(sorted(self._names))}; the setting `http_names` allows others\n"
-        )
-
-
-def http_url(listen: str, port: int) -> str:
-    """Where a browser on this machine finds what listens on HOST:PORT."""
-    host = listen.rpartition(":")[0]
-    return f"http://{'localhost' if host in ('', '0.0.0.0', '[::]') else host}:{port}/"
-
-
-@web.middleware
-async def _secured(request: web.Request, handler: _Handler) -> web.StreamResponse:
-    """Have a browser load nothing from elsewhere, show it nowhere else, and keep nothing."""
-    answer = await handler(request)
-    if not answer.prepared:
-        host = request.host
-        live = f"ws://{host} wss://{host}"  # spelt out for browsers that do not count sockets as the page's own
+    async def _secure(self, request: web.Request, answer: web.StreamResponse) -> None:
+        """Have a browser load nothing from elsewhere, show it nowhere else, and keep nothing; errors included."""
+        live = ""
+        if self._is_own_name(request.host):  # spelt out for browsers that do not count sockets as the page's own
+            live = f" ws://{request.host} wss://{request.host}"
         answer.headers.update(
             {
-                "Content-Security-Policy": f"default-src 'self'; connect-src 'self' {live}; img-src 'self' blob:; "
+                "Content-Security-Policy": f"default-src 'self'; connect-src 'self'{live}; img-src 'self' blob:; "
                 "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'",
                 "X-Content-Type-Options": "nosniff",
                 "Cache-Control": "no-store",
@@ -201,7 +196,18 @@ async def _secured(request: web.Request, handler: _Handler) -> web.StreamRespons
                 "Server": "foveate",
             }
         )
-    return answer
+
+    def _foreign_name(self, host: str) -> str:
+        return (
+            f"the live view is not reached by the name {host!r}: expected an IP address or one of "
+            f"{', '.join(sorted(self._names))}; the setting `http_names` allows others\n"
+        )
+
+
+def http_url(listen: str, port: int) -> str:
+    """Where a browser on this machine finds what listens on HOST:PORT."""
+    host = listen.rpartition(":")[0]
+    return f"http://{'localhost' if host in ('', '0.0.0.0', '[::]') else host}:{port}/"
 
 
 async def _send(connection: web.WebSocketResponse, viewer: Viewer) -> None:

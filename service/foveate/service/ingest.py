@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -35,6 +36,10 @@ from foveate.service.whole_frame import WholeFrame
 __all__ = ["AtDevice", "Ingest", "Later", "Post"]
 
 _log = logging.getLogger(__name__)
+
+_TURN_NS = 1_000_000
+"""A large batch is answered in parts that take about so long: answers that are ready are written between them, and
+cascades whose time is over are ended."""
 
 Pixels = NDArray[np.uint8]
 
@@ -105,6 +110,8 @@ class Ingest:
         self._decoders = decoders
         self._numbers = itertools.count(1)
         self._held: dict[int, AtDevice] = {}
+        self._ran: deque[Callable[[], None]] = deque()
+        """What is still to be done about frames and crops that have run."""
         self._cascades: dict[CameraStream, StreamCascade] = {}
         self._served: dict[str, _Served] = {}
 
@@ -144,7 +151,11 @@ class Ingest:
     def observe_loop(self) -> None:
         """Learn how long the event loop takes to come round now."""
         asked_ns = time.monotonic_ns()
-        self._post(lambda: self.way_out.observe_turn(time.monotonic_ns() - asked_ns))
+        self._post(partial(self._observe_turn, asked_ns))
+
+    def _observe_turn(self, asked_ns: int) -> None:
+        now_ns = time.monotonic_ns()
+        self.way_out.observe_turn(now_ns - asked_ns, now_ns)
 
     def forget(self, stream: CameraStream) -> None:
         """A stream is over: let go of all that is its own; what the device still says of it is ignored."""
@@ -186,10 +197,24 @@ class Ingest:
                 held.refused(refusal, self._engine_name(held, refusal))
 
     def settle_run(self, pipeline: str, ran: Ran, outputs: Sequence[tuple[int, Mapping[str, NDArray[Any]]]]) -> None:
-        """As `deliver`, in the event loop's thread."""
+        """As `deliver`, in the event loop's thread: at once as far as that takes no longer than `_TURN_NS`."""
+        idle, served = not self._ran, self._served[pipeline].pipeline
         for number, rows in outputs:
             if held := self._held.pop(number, None):
-                held.ran(self._served[pipeline].pipeline, ran, rows)
+                self._ran.append(partial(held.ran, served, ran, rows))
+        if idle:
+            self._settle_ran()
+
+    def _settle_ran(self) -> None:
+        until_ns = time.monotonic_ns() + _TURN_NS
+        try:
+            while self._ran:
+                self._ran.popleft()()
+                if time.monotonic_ns() > until_ns:
+                    return
+        finally:  # a fault is its own frame's alone
+            if self._ran:
+                self._post(self._settle_ran)
 
     def _decode(self, row: Row, pixels: Pixels, model: PreparedModel, done: Prepared) -> None:
         number, held = row.frame, self._held.get(row.frame)

@@ -16,6 +16,7 @@ from foveate.service.ingest import Ingest
 from foveate.service.link import Calls, Link, LinkBroken
 from foveate.service.live.channel import show_remotely
 from foveate.service.metrics_tables import IngestLayout, IngestTable
+from foveate.service.pipeline import PipelineSet
 from foveate.service.reception import Station
 from foveate.service.remote_device import RemoteDevice
 from foveate.service.server import Backing, IngestServer, decoder_threads
@@ -39,12 +40,21 @@ class _Supervisor:
 
     async def claim(self, stream_id: str, resume_token: str, pipeline: str) -> Claim:
         """See `ServicePort`."""
-        claim: Claim = await self.calls.call(self.link, "claim", stream_id, resume_token, pipeline)
+        claiming = asyncio.create_task(self.calls.call(self.link, "claim", stream_id, resume_token, pipeline))
+        try:
+            claim: Claim = await asyncio.shield(claiming)
+        except asyncio.CancelledError:  # its client has gone, and the supervisor does not know
+            claiming.add_done_callback(self._give_back)
+            raise
         return claim
 
     def release(self, record: StreamRecord, *, resumable: bool) -> None:
         """See `ServicePort`."""
         self.link.send("release", record, resumable)
+
+    def _give_back(self, claiming: asyncio.Task[Claim]) -> None:
+        if not claiming.cancelled() and claiming.exception() is None:
+            self.release(claiming.result().record, resumable=claiming.result().resumed)
 
     async def status(self) -> ServiceStatus:
         """See `ServicePort`."""
@@ -128,21 +138,24 @@ class _IngestProcess:
             self._supervisor.link.send("failed", error)
             return
         self._server = server
+        self._device_changed()  # others may have come meanwhile
         self._supervisor.link.send("ready", server.address)
 
-    async def _first_pipelines(self) -> Any:
-        while True:
-            for device in self._devices.values():
-                if device.pipelines is not None:
-                    return device.pipelines
+    async def _first_pipelines(self) -> PipelineSet:
+        while (pipelines := self._pipelines()) is None:
             self._changed.clear()
             await self._changed.wait()
+        return pipelines
+
+    def _pipelines(self) -> PipelineSet | None:
+        """What the devices serve together; a lost one, which is being started again, counts as it was."""
+        known = [device.pipelines for device in self._devices.values() if device.pipelines is not None]
+        return PipelineSet.together(known) if known else None
 
     def _device_changed(self) -> None:
         self._changed.set()
-        if self._server:
-            serving = any(device.serving for device in self._devices.values())
-            self._begin(self._server.report_health(serving=serving))
+        if self._server and (pipelines := self._pipelines()):
+            self._begin(self._server.offer(pipelines))
 
     async def _show(self, handle: int) -> None:
         if self._server and self._server.gallery:

@@ -379,13 +379,17 @@ class Lane:
             self._arbiter.wake()
             now_ns = time.monotonic_ns()
             waits = next((each for each in self._decoded if self._turns.is_up(each.batch.turn)), None)
-            if waits is None or not carried.ran or waits.batch.late(now_ns, self._needed_ns(waits.batch)):
+            if waits is None or not carried.ran or not self._is_whole(waits.batch, now_ns):
                 return False
             self._enter(waits, now_ns)
             waits.slot, carried.slot = carried.slot, waits.slot
             waits.batch, carried.batch = carried.batch, waits.batch
             waits.ran, carried.ran = carried.ran, None
             return True
+
+    def _is_whole(self, batch: Batch, now_ns: int) -> bool:
+        """Whether a decoded batch can begin as it is: some frame of it is left, and none is late."""
+        return bool(batch.ready()) and not batch.late(now_ns, self._needed_ns(batch))
 
     def _leave(self, carried: _Carried) -> None:
         """Give up the batch's turn, if it has not had it."""

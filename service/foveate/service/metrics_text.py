@@ -43,7 +43,10 @@ def metrics_text(metrics: ServiceMetrics, accept: str = "") -> tuple[bytes, str]
         raise ConfigError(
             "metrics need prometheus_client, which is not installed: pip install 'foveate[http]'"
         ) from error
-    encode, content_type = choose_encoder(accept)
+    try:
+        encode, content_type = choose_encoder(accept)
+    except (TypeError, ValueError):  # a version in the header that is none
+        encode, content_type = choose_encoder("")
     return encode(_Collected(list(_families(metrics)))), content_type
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from foveate.engines.contract import EngineInfo
 from foveate.engines.errors import ConfigError, NoSuchPipeline, ProtocolError
@@ -80,10 +81,21 @@ class PipelineSet:
         self.all = pipelines
         self.default = default
 
+    @classmethod
+    def together(cls, sets: Sequence[Self]) -> Self:
+        """What devices serve together, at least one: of each pipeline what the first says that serves it."""
+        first = sets[0]
+        served = {pipeline.name: pipeline for each in reversed(sets) for pipeline in each.ready}
+        return cls({name: served.get(name, absent) for name, absent in first.all.items()}, first.default)
+
     def withdraw(self, name: str, reason: str) -> None:
         """A pipeline that was served is not served any more."""
         if isinstance(served := self.all[name], Pipeline):
             self.all = {**self.all, name: Unavailable(name, served.model.manifest.name, reason)}
+
+    def serves(self, name: str) -> bool:
+        """Whether the pipeline of that name is served."""
+        return isinstance(self.all.get(name), Pipeline)
 
     @property
     def ready(self) -> list[Pipeline]:

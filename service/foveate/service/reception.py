@@ -63,6 +63,7 @@ class Reception:
     ) -> None:
         self.config = config
         self.pipelines = pipelines
+        """What the devices serve together; another set as they come and go."""
         self.service = service
         self.observers = list(observers)
         """Told of every answer; whoever comes later adds itself, and goes again."""
@@ -111,14 +112,16 @@ class Reception:
     def open_single(self, pipeline: Pipeline, options: StreamOptions) -> OpenedStream:
         """A stream of one frame, which is not listed. Raises: ShuttingDown, EngineUnavailable."""
         self.refuse_while_draining()
-        serving = [station for station in self._stations.values() if station.device.serving]
+        serving = [station for station in self._stations.values() if station.device.serves(pipeline.name)]
         if not serving:
-            raise EngineUnavailable("no engine serves now: it is being started again, try again in some seconds")
+            raise EngineUnavailable(
+                f"no engine serves pipeline {pipeline.name!r} now: it is being started again, try again in some seconds"
+            )
         station = min(serving, key=lambda each: each.ingest.in_flight)
         stream = CameraStream(StreamRecord("", ""), options, 1, self._books)
         station.device.enter(stream.number, options)
         self._singles.add(stream)
-        return OpenedStream(stream, pipeline, station)
+        return OpenedStream(stream, station.ingest.pipeline(pipeline.name), station)
 
     def take(self, opened: OpenedStream, frame: Frame) -> None:
         """Start a frame on its way, or answer it at once."""
@@ -139,8 +142,15 @@ class Reception:
         else:
             opened.station.ingest.submit(job, opened.station.device)
 
-    def tell(self, stream: CameraStream, frame: Frame, answer: Answer) -> None:
-        """Tell the observers of an answer that is handed to gRPC now."""
+    def tell(self, opened: OpenedStream, frame: Frame, answer: Answer, *, caught_up: bool = True) -> None:
+        """Tell those who learn from it of an answer that is handed to gRPC now.
+
+        Behind another one (not `caught_up`) it may have waited for its client, which is not the service's delay.
+        """
+        stream = opened.stream
+        if answer.run is not None and caught_up:
+            took_ns = frame.received_ns + answer.times.total - answer.run.ended_ns - answer.times.cascade
+            opened.station.device.observe_reply(stream.number, took_ns)
         for observer in self.observers:
             observer.answered(stream, frame, answer)
 
@@ -175,6 +185,10 @@ class Reception:
         now_ns = time.monotonic_ns()
         for opened, _ in self._open.values():
             opened.stream.notice_rate(opened.station.device.advised_fps(opened.stream.number), now_ns)
+
+    def serves(self, pipeline: str) -> bool:
+        """Whether a new stream of this pipeline can be taken now."""
+        return not self.draining and any(station.device.serves(pipeline) for station in self._stations.values())
 
     @property
     def single_pictures(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -21,6 +22,8 @@ from foveate.service.slot_memory import SlotMemory
 
 __all__ = ["RemoteDevice"]
 
+_log = logging.getLogger(__name__)
+
 _LOST = "the engine process has died and is being started again: send the next frame in some seconds"
 
 
@@ -37,7 +40,9 @@ class RemoteDevice:
         self._rates: dict[int, float] = {}
         self._replies: list[tuple[int, int]] = []
         self._specs: dict[str, Sequence[TensorSpec]] = {}
+        self._serving = False
         self.pipelines: PipelineSet | None = None
+        """What it serves, or served until it was lost."""
 
     def connect(self, link: Link) -> None:
         """Go on over this link: its first message says what is served. Streams of before are entered again."""
@@ -50,7 +55,7 @@ class RemoteDevice:
         link, self._link = self._link, None
         if link is None:
             return
-        was_serving, self.pipelines = self.serving, None
+        was_serving, self._serving = self._serving, False
         asyncio.get_running_loop().remove_reader(link.fileno())
         link.close()
         self._calls.fail(EngineUnavailable(_LOST))
@@ -60,10 +65,9 @@ class RemoteDevice:
         if was_serving:
             self._on_change()
 
-    @property
-    def serving(self) -> bool:
+    def serves(self, pipeline: str) -> bool:
         """See `DevicePort`."""
-        return self._link is not None and self.pipelines is not None
+        return self._serving and self.pipelines is not None and self.pipelines.serves(pipeline)
 
     async def admit(self, stream: int, options: StreamOptions) -> Admission:
         """See `DevicePort`."""
@@ -81,24 +85,28 @@ class RemoteDevice:
         """See `DevicePort`."""
         self._rates.pop(stream, None)
         self._streams.pop(stream, None)
-        self._send("leave", stream)
+        self._send("leave", stream, self._take_replies())  # a single picture's has no other way
 
     def submit(self, ticket: FrameTicket) -> None:
         """See `DevicePort`."""
-        replies, self._replies = self._replies, []
-        if not self.serving or not self._send("submit", tuple(ticket), replies):
+        replies = self._take_replies()
+        if not self._serving or not self._send("submit", tuple(ticket), replies):
             self._ingest.refuse([Refused(ticket.frame, Verdict.FAILED, _LOST)])
 
     def observe_reply(self, stream: int, took_ns: int) -> None:
-        """See `DevicePort`. It goes along with the next frame."""
+        """See `DevicePort`. It goes along with the next frame, or the stream's end."""
         self._replies.append((stream, took_ns))
 
     def advised_fps(self, stream: int) -> float:
         """See `DevicePort`."""
         return self._rates.get(stream, 0.0)
 
+    def _take_replies(self) -> list[tuple[int, int]]:
+        replies, self._replies = self._replies, []
+        return replies
+
     async def _call(self, kind: str, *arguments: Any) -> Any:
-        if not self.serving or self._link is None:
+        if not self._serving or self._link is None:
             raise EngineUnavailable(_LOST)
         try:
             return await self._calls.call(self._link, kind, *arguments)
@@ -118,7 +126,10 @@ class RemoteDevice:
     def _read(self, link: Link) -> None:
         try:
             for message, files in link.receive():
-                self._handle(link, message, files)
+                try:
+                    self._handle(link, message, files)
+                except Exception:  # noqa: BLE001 - others' frames are in the messages that came along with it
+                    _log.exception("the message %s of a device made no sense", message[0])
         except LinkBroken:
             if link is self._link:
                 self.lose()
@@ -149,9 +160,10 @@ class RemoteDevice:
             self._ingest.serve(pipeline, memory.inputs())
             self._specs[pipeline.name] = pipeline.engine.outputs
             memory.close()
-        self.pipelines = pipelines
+        self.pipelines, self._serving = pipelines, True
         for stream, (options, grant) in self._streams.items():
-            self._send("enter", stream, options, grant)
+            if pipelines.serves(options.pipeline):
+                self._send("enter", stream, options, grant)
         self._on_change()
 
 

@@ -132,8 +132,7 @@ def serve_ingest(link: Link, device: Device, pipelines: PipelineSet, memories: M
 def _handle(message: tuple[Any, ...], link: Link, session: DeviceSession, ingest: RemoteIngest) -> None:
     match message:
         case ("submit", ticket, replies):
-            for stream, took_ns in replies:
-                session.observe_reply(stream, took_ns)
+            _learn(session, replies)
             session.submit(FrameTicket(*ticket))
         case ("prepared", frame, succeeded, encoded):
             ingest.prepared(frame, succeeded, encoded and Encoded(*encoded))
@@ -145,7 +144,13 @@ def _handle(message: tuple[Any, ...], link: Link, session: DeviceSession, ingest
             link.send("answer", number, outcome)
         case ("enter", stream, options, grant):
             session.enter(stream, options, grant)
-        case ("leave", stream):
+        case ("leave", stream, replies):
+            _learn(session, replies)
             session.leave(stream)
         case _:
             raise ValueError(f"a message of an ingest was expected, not {message[0]!r}")
+
+
+def _learn(session: DeviceSession, replies: Sequence[tuple[int, int]]) -> None:
+    for stream, took_ns in replies:
+        session.observe_reply(stream, took_ns)

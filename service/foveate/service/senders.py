@@ -12,7 +12,7 @@ _REMEMBERED_NS = 2_000_000_000
 
 
 class Senders:
-    """The streams that have sent in the last two seconds.
+    """The streams that have sent in the last two seconds, or the one that sent last: its frames may wait for longer.
 
     Not those of which frames wait: all streams of a lane that is overloaded wait, and few of one that keeps up.
     """
@@ -31,14 +31,16 @@ class Senders:
         self._forget_old(now_ns)
 
     def weight(self, now_ns: int) -> float:
-        """Of all of them."""
+        """Of all of them; more than 0 once a frame has come."""
         self._forget_old(now_ns)
         return self._weight
 
     def _forget_old(self, now_ns: int) -> None:
-        while self._sent_ns:
+        while len(self._sent_ns) > 1:
             share = next(iter(self._sent_ns))
             if now_ns - self._sent_ns[share] <= _REMEMBERED_NS:
                 return
             del self._sent_ns[share]
-            self._weight = self._weight - share.weight if self._sent_ns else 0.0
+            self._weight -= share.weight
+            if len(self._sent_ns) == 1:
+                self._weight = next(iter(self._sent_ns)).weight  # exactly: it is divided by

@@ -95,7 +95,7 @@ class IngestServer:
         self._reception, self._edge = reception, edge
         self.gallery = Gallery(reception)
         self._advising = asyncio.create_task(_advise(reception))
-        await self.report_health(serving=True)
+        await self.report_health()
 
     async def stop(self, grace_ms: int) -> None:
         """Drain, then stop: tell the streams, answer what waits. Streams get `grace_ms` to end by themselves."""
@@ -104,8 +104,8 @@ class IngestServer:
             return
         if self._advising:
             self._advising.cancel()
-        await self.report_health(serving=False)
         self._reception.start_draining(grace_ms)
+        await self.report_health()
         await self._edge.drained(grace_ms / 1e3)
         if self.gallery:
             self.gallery.close()
@@ -120,13 +120,19 @@ class IngestServer:
         """Whether it takes nothing new any more."""
         return self._reception is not None and self._reception.draining
 
-    async def report_health(self, *, serving: bool) -> None:
+    async def offer(self, pipelines: PipelineSet) -> None:
+        """Serve these from now on: devices have come or gone."""
+        if self._reception is not None:
+            self._reception.pipelines = pipelines
+            await self.report_health()
+
+    async def report_health(self) -> None:
         """Tell those who ask for the health of the service and of each pipeline."""
         if self._reception is None:
             return
         states = health_pb2.HealthCheckResponse
         pipelines = self._reception.pipelines
-        ready = {pipeline.name for pipeline in pipelines.ready} if serving and not self._reception.draining else set()
+        ready = {name for name in pipelines.all if self._reception.serves(name)}
         health = {"": bool(ready), _SERVICE: bool(ready)} | {name: name in ready for name in pipelines.all}
         for name, healthy in health.items():
             await self._health.set(name, states.SERVING if healthy else states.NOT_SERVING)
@@ -236,7 +242,7 @@ class Server:
             return
         why = f"its device is lost until the service is started anew: {reason}"
         self._opened.pipelines.withdraw(pipeline, why)
-        self._reporting = asyncio.create_task(self._ingest.report_health(serving=True))
+        self._reporting = asyncio.create_task(self._ingest.report_health())
 
     async def _close(self) -> None:
         if self._opened is not None:
@@ -246,6 +252,7 @@ class Server:
     async def _backing(self, opened: Opened) -> Backing:
         limits, lane_totals = self._config.limits, LaneTotals()
         directory = StreamDirectory(limits.max_streams, self._config.resume_s)
+        directory.serving[0] = opened.device.lanes
         counts = ServiceCounts(opened.pipelines.all, self._config.metrics_streams, directory.is_open)
         counts.add(table := IngestTable(counts.layout))
         for name, lane in opened.device.lanes.items():

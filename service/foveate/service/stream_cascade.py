@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -26,6 +28,8 @@ from foveate.service.whole_frame import WholeFrame
 
 __all__ = ["Desk", "StreamCascade"]
 
+_log = logging.getLogger(__name__)
+
 _stage_numbers = itertools.count(-1, -1)
 """Of streams of crops at a device, beside those of cameras, which count upwards."""
 
@@ -33,7 +37,7 @@ _IDLE_FRAMES = 8
 """After so many frames without anything to look at no time is kept free for it: an empty scene, or known objects."""
 _FRAMES_IN_FLIGHT = 4
 """Whose crops may wait at once, beside those that the stream itself lets wait."""
-_WAY_OUT_SHARE = 0.1
+_WAY_OUT_SHARE = 0.2
 """Of a budget, at most, is what the answer's way out is given."""
 
 
@@ -132,13 +136,14 @@ class StreamCascade:
         if not isinstance(detections, Detections):
             self._stream.settle(job, answer)
             return
-        found = _Found(job, answer, detections, self._track(job, detections))
-        if looks := self._looks(found):
-            self._idle = 0
-            self._start(found, looks)
-        else:
-            self._idle += 1
-            self._settle(found, {}, {}, "")
+        with self._keeping(job, answer):
+            found = _Found(job, answer, detections, self._track(job, detections))
+            if looks := self._looks(found):
+                self._idle = 0
+                self._start(found, looks)
+            else:
+                self._idle += 1
+                self._settle(found, {}, {}, "")
 
     def close(self) -> None:
         """The stream is over."""
@@ -148,6 +153,16 @@ class StreamCascade:
         for number in self._crop_streams.values():
             self._device.leave(number)
         self._crop_streams.clear()
+
+    @contextmanager
+    def _keeping(self, job: Job, answer: Answer) -> Iterator[None]:
+        """Whatever goes wrong in it must not cost a frame its detections, and those after it their answers."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - the outer edge of what follows the detection
+            _log.exception("what follows the detection in stream %s failed", self._stream.stream_id)
+            message = f"no attributes: the service failed: {type(error).__name__}"
+            self._stream.settle(job, replace(answer, message=message))
 
     def _track(self, job: Job, detections: Detections) -> tuple[int, ...]:
         if self._tracker is None or self._memory is None:
@@ -191,8 +206,20 @@ class StreamCascade:
         cascade.give_up()
 
     def _over(self, found: _Found, cascade: Cascade) -> None:
-        """Learn from a cascade, and answer its frame."""
+        """Answer the frame of a cascade that is over."""
         self._running.discard(cascade)
+        self._desk.observe_loop()
+        with self._keeping(found.job, found.answer):
+            self._learn(found, cascade)
+            self._vote(found, cascade)
+            known = {seen for seen in cascade.missed if self._remembered(found, seen)}
+            missed = {seen: why for seen, why in cascade.missed.items() if seen not in known}
+            asked = [Seen(crop.stage.name, crop.detection) for crop in cascade.crops]
+            found = found._replace(answer=replace(found.answer, crops_ns=cascade.engine_ns))
+            self._settle(found, cascade.said, missed, missing_message(missed, asked))
+
+    def _learn(self, found: _Found, cascade: Cascade) -> None:
+        """Note how long the cascade took."""
         now_ns = time.monotonic_ns()
         if NO_TIME in cascade.missed.values():
             had_ns = max(0, self._ends_ns(found.job) - found.answer.ready_ns)
@@ -202,13 +229,6 @@ class StreamCascade:
         if cascade.last:
             stage, ran = cascade.last
             self._device.observe_reply(self._crop_stream(stage), now_ns - ran.ended_ns)
-        self._desk.observe_loop()
-        self._vote(found, cascade)
-        known = {seen for seen in cascade.missed if self._remembered(found, seen)}
-        missed = {seen: why for seen, why in cascade.missed.items() if seen not in known}
-        asked = [Seen(crop.stage.name, crop.detection) for crop in cascade.crops]
-        found = found._replace(answer=replace(found.answer, crops_ns=cascade.engine_ns))
-        self._settle(found, cascade.said, missed, missing_message(missed, asked))
 
     def _vote(self, found: _Found, cascade: Cascade) -> None:
         if self._memory is None or not found.track_ids:

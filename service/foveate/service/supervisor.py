@@ -112,7 +112,7 @@ class Supervisor:
             _EnginePart(number=number, name=f"engine {name}", device=name) for number, name in enumerate(names)
         ]
         count = 1 if config.listen.startswith("unix:") else ingests  # a socket file cannot be shared
-        self._directory = StreamDirectory(config.limits.max_streams, config.resume_s, 0)
+        self._directory = StreamDirectory(config.limits.max_streams, config.resume_s)
         self._counts = ServiceCounts(config.pipelines, config.metrics_streams, self._directory.is_open)
         self._lane_totals = LaneTotals()
         self._ingests = [self._new_ingest(number) for number in range(count)]
@@ -129,10 +129,10 @@ class Supervisor:
     @property
     def pipelines(self) -> PipelineSet:
         """What is served. Raises: EngineError where no engine has been loaded."""
-        for engine in self._engines:
-            if engine.pipelines is not None:
-                return engine.pipelines
-        raise EngineError("no engine has been loaded")
+        loaded = [engine.pipelines for engine in self._engines if engine.pipelines is not None]
+        if not loaded:
+            raise EngineError("no engine has been loaded")
+        return PipelineSet.together(loaded)
 
     @property
     def processes(self) -> dict[str, int]:
@@ -237,7 +237,7 @@ class Supervisor:
                 os.close(files[0])
                 part.answers = part.answers or answers
                 part.pipelines = PipelineSet(pipelines, default)
-                self._directory.serving.add(part.number)
+                self._directory.serving[part.number] = {pipeline.name for pipeline in part.pipelines.ready}
                 self._serves(part)
                 for ingest in self._ingests:
                     self._introduce(ingest, part)
@@ -251,11 +251,11 @@ class Supervisor:
             case _, ("answer", number, outcome):
                 part.calls.answer(number, outcome)
             case _IngestPart(), ("claim", number, *wanted):
-                self._begin(self._claim(part, number, *wanted))
+                self._begin(self._claim(part, part.link, number, *wanted))
             case _IngestPart(), ("release", record, resumable):
                 self._directory.release(part, record, resumable=resumable)
             case _IngestPart(), ("status", number):
-                self._begin(self._tell_status(part, number))
+                self._begin(self._tell_status(part.link, number))
             case _:
                 raise ValueError(f"the {part.name} process said {message[0]!r}, which has no meaning")
 
@@ -290,22 +290,21 @@ class Supervisor:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _claim(self, ingest: _IngestPart, number: int, stream_id: str, token: str, pipeline: str) -> None:
+    async def _claim(
+        self, ingest: _IngestPart, link: Link | None, number: int, stream_id: str, token: str, pipeline: str
+    ) -> None:
         try:
-            claim = await self._directory.claim(ingest, stream_id, token)
+            claim = await self._directory.claim(ingest, stream_id, token, pipeline)
             series = self._counts.series(claim.record.stream_id, pipeline, named=bool(stream_id))
             outcome: object = replace(claim, series=series)
+            if ingest.link is not link:  # the process that asked has died meanwhile
+                self._directory.release(ingest, claim.record, resumable=claim.resumed)
         except FoveateError as error:
             outcome = error
-        self._reply(ingest, number, outcome)
+        _reply(link, number, outcome)
 
-    async def _tell_status(self, ingest: _IngestPart, number: int) -> None:
-        self._reply(ingest, number, await self.status())
-
-    def _reply(self, part: _Part, number: int, outcome: object) -> None:
-        if part.link:
-            with suppress(LinkBroken):
-                part.link.send("answer", number, outcome)
+    async def _tell_status(self, link: Link | None, number: int) -> None:
+        _reply(link, number, await self.status())
 
     @property
     def draining(self) -> bool:
@@ -381,7 +380,7 @@ class Supervisor:
             if part.counts:
                 self._lane_totals.bury(part.counts)
                 part.counts = None
-            self._directory.serving.discard(part.number)
+            self._directory.serving.pop(part.number, None)
         elif isinstance(part, _IngestPart):
             self._counts.bury(part.counts)
             self._directory.lose(part)
@@ -411,3 +410,10 @@ class Supervisor:
         asyncio.get_running_loop().remove_reader(child.link.fileno())
         part.calls.fail(EngineError(f"the {part.name} process has died"))
         return child.end()
+
+
+def _reply(link: Link | None, number: int, outcome: object) -> None:
+    """Answer a call of an ingest: over the link that it came by, since its next life has calls of the same numbers."""
+    if link is not None:
+        with suppress(LinkBroken):
+            link.send("answer", number, outcome)

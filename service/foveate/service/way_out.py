@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
-import math
-from collections import deque
+from foveate.service.recent import RecentValues
 
 __all__ = ["WayOut"]
 
-_WINDOW = 256
-_SHARE = 0.99
+_REMEMBERED_NS = 2_000_000_000
+_REMEMBERED_AT_LEAST = 32
+_REMEMBERED_AT_MOST = 1024
+_SHARE = 0.999
+"""Of the answers may be late one in a thousand."""
 _TURNS = 2
 """Of the event loop, that the answer waits for: one to be given, one to be written."""
 _SHORTEST_NS = 3_000_000
-_LONGEST_NS = 20_000_000
-"""A stall of the machine must not take every later frame's time."""
+_LONGEST_NS = 40_000_000
 
 
 class WayOut:
-    """Learns from how long the event loop takes to come round. Units: nanoseconds."""
+    """Learns from how long the event loop takes to come round. Units: nanoseconds. No clock: the time comes along.
+
+    With each turn it grows to at most twice what it was, so that a stall of the machine is taken for how the loop is
+    only if it comes again.
+    """
 
     def __init__(self) -> None:
-        self._turns: deque[int] = deque(maxlen=_WINDOW)
+        self._turns = RecentValues(_REMEMBERED_NS, _REMEMBERED_AT_LEAST, _REMEMBERED_AT_MOST)
         self._takes_ns = _SHORTEST_NS
 
     @property
     def takes_ns(self) -> int:
-        """Enough for 99 in 100 answers, as the loop is now."""
+        """Enough for 999 in 1000 answers, as the loop is now."""
         return self._takes_ns
 
-    def observe_turn(self, took_ns: int) -> None:
+    def observe_turn(self, took_ns: int, now_ns: int) -> None:
         """The loop came round to a call after so long."""
-        self._turns.append(took_ns)
-        late_ns = sorted(self._turns)[math.ceil(_SHARE * len(self._turns)) - 1]
-        self._takes_ns = min(max(_TURNS * late_ns, _SHORTEST_NS), _LONGEST_NS)
+        self._turns.add(min(took_ns, self._takes_ns), now_ns)
+        self._takes_ns = min(max(_TURNS * self._turns.quantile(_SHARE), _SHORTEST_NS), _LONGEST_NS)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,7 +30,7 @@ class Afterwards(Protocol):
     """What is done about a frame after its run, before it is answered."""
 
     def detected(self, frame: WholeFrame, answer: Answer) -> None:
-        """Answer it in the end, going on from this answer."""
+        """Answer it in the end, going on from this answer, whatever goes wrong."""
 
     def asked_again(self, frame: WholeFrame, refusal: Refused) -> bool:
         """Whether a frame that was refused is on its way to the device once more."""
@@ -84,13 +83,9 @@ class WholeFrame:
             self._observe_decoded()
         answer = self._run_answer(pipeline, ran, rows)
         if self.afterwards and answer.verdict is Verdict.OK and not self.over:
-            try:
-                self.afterwards.detected(self, answer)
-                return
-            except Exception as error:  # noqa: BLE001 - what comes afterwards must not cost a frame its detections
-                _log.exception("what follows the detection in stream %s failed", self.stream.stream_id)
-                answer = replace(answer, message=f"no attributes: the service failed: {type(error).__name__}")
-        self.stream.settle(self.job, answer)
+            self.afterwards.detected(self, answer)
+        else:
+            self.stream.settle(self.job, answer)
 
     def refused(self, refusal: Refused, engine: str) -> None:
         """See `AtDevice`."""

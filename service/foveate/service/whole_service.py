@@ -85,7 +85,7 @@ class OneProcess:
 
     async def claim(self, stream_id: str, resume_token: str, pipeline: str) -> Claim:
         """See `ServicePort`."""
-        claim = await self._directory.claim(self._attached, stream_id, resume_token)
+        claim = await self._directory.claim(self._attached, stream_id, resume_token, pipeline)
         series = self._counts.series(claim.record.stream_id, pipeline, named=bool(stream_id))
         return replace(claim, series=series)
 

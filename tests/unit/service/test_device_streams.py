@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -121,3 +122,15 @@ def test_a_late_frame_comes_back_to_its_own_ingest(device: Device) -> None:
     sessions[1].submit(FrameTicket(frame=7, stream=1, deadline_ns=0, prepare_ns=0))
     assert [(each.frame, each.verdict) for each in ingests[1].refused] == [(7, Verdict.INFEASIBLE)]
     assert ingests[0].refused == []
+
+
+def test_a_frame_of_a_stream_that_could_not_enter_comes_back(device: Device) -> None:
+    ingest = SilentIngest()
+    session = device.session(ingest)
+    with pytest.raises(ConfigError):
+        session.enter(1, replace(stream_options(), pipeline="faces"))
+    session.submit(FrameTicket(7, 1, 1 << 62, 0))
+    ((frame, verdict, why, _),) = ingest.refused
+    assert (frame, verdict) == (7, Verdict.FAILED)
+    assert "does not serve the stream's pipeline" in why
+    assert (session.serves("colour"), session.serves("faces")) == (True, False)

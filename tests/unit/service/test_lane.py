@@ -13,13 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from foveate.engines.contract import Slot, TensorSpec
+from foveate.engines.contract import RunTimes, Slot, TensorSpec
 from foveate.engines.errors import DeviceLost, EngineUnavailable
 from foveate.engines.fake import FakeEngine, Gate
 from foveate.models.geometry import Placement
@@ -27,6 +27,8 @@ from foveate.models.outputs import DecodeOptions, Embedding, Output
 from foveate.models.package import PreparedModel
 from foveate.service import shared_memory, whole_frame
 from foveate.service.admission import admit_frame
+from foveate.service.batch import Batch, Entry
+from foveate.service.boundary import IngestPort
 from foveate.service.config import Limits
 from foveate.service.decode import Decoded, decode_into
 from foveate.service.device import Device
@@ -34,7 +36,7 @@ from foveate.service.device_time import DeviceTime
 from foveate.service.frame import Answer, Delivery, Frame, PixelFormat, SharedMemoryRef, Verdict
 from foveate.service.ingest import Ingest
 from foveate.service.job import Job
-from foveate.service.lane import Lane
+from foveate.service.lane import Lane, _Carried
 from foveate.service.opening import new_slots
 from foveate.service.pipeline import Pipeline
 from foveate.service.stream import CameraStream
@@ -620,3 +622,21 @@ def test_a_lost_device_is_told_of_once_and_not_tried_again(bench: Callable[..., 
     assert told == [("colour", "an illegal address: restart it")]
     with pytest.raises(EngineUnavailable, match="illegal address"):
         place.device.admit(device_stream(), place.lane)
+
+
+def test_no_run_is_entered_for_a_batch_of_which_no_frame_is_left(bench: Callable[..., Bench]) -> None:
+    """As when all of its frames turn out to be broken just as the run before it ends."""
+    lane = bench(colour_engine()).lane
+    entry = Entry(cast(IngestPort, None), 1, time.monotonic_ns() + 60_000 * MS)
+    with lane.device_time.lock:
+        turns = lane.device_time.turns
+        running, empty = (Batch(turns.take(MS, 0, lane, 1), 0, (entry,)) for _ in range(2))
+        turns.ready(running.turn)
+        turns.begin(running.turn, MS, 0)
+        turns.ready(empty.turn)
+        waits = _Carried(1, empty)
+        lane._decoded.append(waits)
+    entry.out = True
+    assert lane._end(_Carried(0, running, (0, 1, RunTimes(0, 1, 0)))) is False
+    assert (waits.slot, waits.batch, waits.ran) == (1, empty, None)
+    lane._leave(waits)

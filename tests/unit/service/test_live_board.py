@@ -67,6 +67,16 @@ def test_a_stream_that_ends_is_gone_for_a_minute_and_may_come_back() -> None:
     assert [each["id"] for each in shown(board, 123, stream("dock"))["streams"]] == ["dock"]
 
 
+def test_of_very_many_streams_that_have_gone_the_last_are_shown() -> None:
+    board = Board()
+    for second in range(1, 41):
+        snapshot = shown(board, second, stream("dock"), *(stream(f"{second}-{number}") for number in range(10)))
+    shown_now = [each["id"] for each in snapshot["streams"]]
+    assert len(shown_now) <= 100
+    assert {"dock", "40-9", "39-0"} <= set(shown_now)
+    assert "1-0" not in shown_now
+
+
 def test_a_stream_that_sends_nothing_is_quiet_after_five_seconds() -> None:
     board = Board()
     shown(board, 1, stream(received=5))

@@ -6,12 +6,13 @@ import asyncio
 import pickle
 import socket
 import struct
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any
 
 from foveate.service.link import Link
 from foveate.service.live.channel import RemoteGallery, show_remotely
 from foveate.service.live.picture import AnsweredFrame, LivePicture, LiveSink, PictureWishes
+from support.waiting import until_in_loop
 
 
 class FakeGallery:
@@ -40,14 +41,6 @@ class Sink:
         self.came.append((stream_id, frames))
 
 
-async def until(holds: Callable[[], object]) -> None:
-    for _ in range(500):
-        if holds():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it never came to be so")
-
-
 def handle(end: socket.socket) -> int:
     return end.detach()
 
@@ -59,20 +52,20 @@ def test_wishes_go_there_and_pictures_come_back() -> None:
         showing = asyncio.create_task(show_remotely(gallery, handle(theirs)))  # type: ignore[arg-type]
         remote = RemoteGallery(ours, sink)
         remote.watch({"dock": 640})
-        await until(lambda: gallery.wishes == {"dock": 640})
+        await until_in_loop(lambda: gallery.wishes == {"dock": 640})
         remote.watch({"gate": 1280})
-        await until(lambda: gallery.wishes == {"gate": 1280})
+        await until_in_loop(lambda: gallery.wishes == {"gate": 1280})
         assert gallery.sink is not None
         shown = LivePicture("gate", {"sequence": 3}, bytes(300_000))
         fared = [AnsweredFrame("ok", (1, 2), 3)]
         gallery.sink.picture(shown)
         gallery.sink.answers("gate", fared)
-        await until(lambda: len(sink.came) == 2)
+        await until_in_loop(lambda: len(sink.came) == 2)
         assert sink.came == [shown, ("gate", fared)]
         remote.close()
         await showing
         assert gallery.closed
-        await until(lambda: remote.ended)
+        await until_in_loop(lambda: remote.ended)
 
     asyncio.run(run())
 
@@ -82,7 +75,7 @@ def test_an_ingest_that_goes_ends_the_connection() -> None:
         ours, theirs = Link.pair()
         remote = RemoteGallery(ours, Sink())
         theirs.close()
-        await until(lambda: remote.ended)
+        await until_in_loop(lambda: remote.ended)
         remote.watch({"dock": 640})
 
     asyncio.run(run())
@@ -95,7 +88,7 @@ def test_what_a_peer_does_not_take_is_dropped_and_blocks_nobody() -> None:
         showing = asyncio.create_task(show_remotely(gallery, handle(theirs)))  # type: ignore[arg-type]
         reader, writer = await asyncio.open_unix_connection(sock=ours, limit=1024)
         writer.write(_wishes({"dock": 640}))
-        await until(lambda: gallery.sink)
+        await until_in_loop(lambda: gallery.sink)
         assert gallery.sink is not None
         for number in range(500):  # 100 MB, of which nothing is read
             gallery.sink.picture(LivePicture("dock", {"sequence": number}, bytes(200_000)))

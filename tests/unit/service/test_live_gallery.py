@@ -25,6 +25,7 @@ from foveate.service.live.gallery import Gallery
 from foveate.service.live.picture import STAGES, AnsweredFrame, LivePicture, answered_frame, said
 from foveate.service.stream import CameraStream
 from support.frames import MS, camera_stream, colour_model, encoded, plain, stream_options
+from support.waiting import until_in_loop
 
 SMALL = encoded(plain((200, 30, 30), 64, 48), PixelFormat.JPEG)
 
@@ -77,14 +78,6 @@ def answer(
     return job
 
 
-async def until(holds: Callable[[], object]) -> None:
-    for _ in range(500):
-        if holds():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it never came to be so")
-
-
 def looked_at(test: Callable[[Gallery, Sink, FakeReception, CameraStream], Awaitable[None]]) -> None:
     """Run a test in a loop, with a gallery of one stream that is watched."""
 
@@ -135,7 +128,7 @@ def test_other_pictures_are_made_into_small_jpegs(kind: PixelFormat) -> None:
 
     async def test(gallery: Gallery, sink: Sink, reception: FakeReception, stream: CameraStream) -> None:
         answer(stream, 1, data=data, kind=kind, size=(1600, 800))
-        await until(lambda: sink.pictures)
+        await until_in_loop(lambda: sink.pictures)
         shown = simplejpeg.decode_jpeg(sink.pictures[0].jpeg)
         assert shown.shape == (320, 640, 3)
         assert np.abs(shown.mean(axis=(0, 1)) - (200, 30, 30)).max() < 4
@@ -151,12 +144,14 @@ def test_a_large_jpeg_is_made_smaller_and_one_at_a_time() -> None:
     async def test(gallery: Gallery, sink: Sink, reception: FakeReception, stream: CameraStream) -> None:
         for sequence in range(1, 6):
             answer(stream, sequence, data=large, size=(1280, 720))
-        await until(lambda: sink.pictures)
+        await until_in_loop(lambda: sink.pictures)
         await asyncio.sleep(0)
         assert [picture.caption["sequence"] for picture in sink.pictures] == [1]
         assert len(sink.pictures[0].jpeg) < len(large) / 2
         more = itertools.count(6)
-        await until(lambda: answer(stream, next(more), data=large, size=(1280, 720)) and len(sink.pictures) == 2)
+        await until_in_loop(
+            lambda: answer(stream, next(more), data=large, size=(1280, 720)) and len(sink.pictures) == 2
+        )
 
     looked_at(test)
 
@@ -170,7 +165,7 @@ def test_a_frame_of_a_video_is_shown_from_its_picture() -> None:
 
     async def test(gallery: Gallery, sink: Sink, reception: FakeReception, stream: CameraStream) -> None:
         answer(stream, 1, data=b"", kind=PixelFormat.H264, size=(100, 50), picture=Picture())
-        await until(lambda: sink.pictures)
+        await until_in_loop(lambda: sink.pictures)
         assert simplejpeg.decode_jpeg(sink.pictures[0].jpeg).shape == (50, 100, 3)
 
     looked_at(test)
@@ -185,7 +180,7 @@ def test_pixels_in_shared_memory_are_copied_before_their_client_has_the_answer()
         where = SharedMemoryRef(memory.name, 0, 80 * 40 * 3)
         answer(stream, 1, data=where, kind=PixelFormat.RAW_RGB, size=(80, 40))
         overwrite()
-        await until(lambda: sink.pictures)
+        await until_in_loop(lambda: sink.pictures)
         assert simplejpeg.decode_jpeg(sink.pictures[0].jpeg).mean() > 50
 
     try:
@@ -210,8 +205,8 @@ def test_what_cannot_be_shown_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> N
             await asyncio.sleep(0.01)
         with monkeypatch.context() as patch:
             patch.setattr(gallery_module, "preview_jpeg", fails)
-            await until(lambda: answer(stream, next(numbers), data=broken, size=(640, 480)) and asked)
-        await until(lambda: answer(stream, next(numbers)) and sink.pictures)
+            await until_in_loop(lambda: answer(stream, next(numbers), data=broken, size=(640, 480)) and asked)
+        await until_in_loop(lambda: answer(stream, next(numbers)) and sink.pictures)
         assert sink.pictures[0].jpeg == SMALL
 
     looked_at(test)
@@ -272,7 +267,7 @@ def test_other_streams_and_none_are_watched_as_it_is_said() -> None:
         assert again.before_drop is not None
         gallery.watch({}, sink)
         assert again.before_drop is None
-        await until(lambda: not reception.observers)
+        await until_in_loop(lambda: not reception.observers)
 
     asyncio.run(run())
 
@@ -284,9 +279,9 @@ def test_a_viewer_that_says_nothing_more_is_forgotten(monkeypatch: pytest.Monkey
     async def test(gallery: Gallery, sink: Sink, reception: FakeReception, stream: CameraStream) -> None:
         assert reception.observers == [gallery]
         answer(stream, 1, data=plain((9, 9, 9), 64, 48).tobytes(), kind=PixelFormat.RAW_RGB)
-        await until(lambda: gallery.watched == frozenset())
+        await until_in_loop(lambda: gallery.watched == frozenset())
         assert not reception.observers
-        await until(lambda: not any(thread.name.startswith("live_") for thread in threading.enumerate()))
+        await until_in_loop(lambda: not any(thread.name.startswith("live_") for thread in threading.enumerate()))
         gallery.watch({"camera": 640}, sink)
         sink.pictures.clear()
         answer(stream, 2)
@@ -303,7 +298,7 @@ def test_it_tells_how_frames_fared(monkeypatch: pytest.MonkeyPatch) -> None:
         observer.answered(stream, frame(1), Answer(Verdict.OK, times=StageTimes(total=5 * MS)))
         observer.answered(stream, frame(2), Answer(Verdict.EXPIRED))
         observer.answered(camera_stream("other"), frame(3), Answer(Verdict.OK))
-        await until(lambda: sink.fared)
+        await until_in_loop(lambda: sink.fared)
         ((stream_id, frames),) = sink.fared
         assert (stream_id, [each.verdict for each in frames]) == ("camera", ["ok", "expired"])
 
@@ -347,4 +342,6 @@ def test_what_was_said_can_be_drawn() -> None:
     assert len(said(1, Answer(Verdict.OK, "", many), ())["boxes"]) == 100
     classes = Classes(np.array([0, 1]), np.array([0.75, 0.25], np.float32))
     assert said(1, Answer(Verdict.OK, "", classes), ("cat",))["classes"][0] == {"label": "cat", "score": 0.75}
+    unsure = Classes(np.array([0]), np.array([np.nan], np.float32))
+    json.dumps(said(1, Answer(Verdict.OK, "", unsure), ()), allow_nan=False)
     assert said(1, Answer(Verdict.OK, "", Embedding(np.zeros(7, np.float32))), ())["embedding"] == 7

@@ -6,7 +6,6 @@ import asyncio
 import json
 import math
 import struct
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from foveate.service.live.picture import AnsweredFrame, LivePicture, LiveSink, P
 from foveate.service.live.viewers import Viewer, Viewers, picture_message, wishes_from
 from foveate.service.pipeline import PipelineSet
 from foveate.service.whole_service import ServiceStatus
+from support.waiting import until_in_loop
 
 
 class FakeService:
@@ -59,14 +59,6 @@ def read(message: str | bytes) -> tuple[str, int]:
     caption = json.loads(message[4 : 4 + length])
     assert message[4 + length :] == b"jpeg"
     return caption["stream"], caption["sequence"]
-
-
-async def until(holds: Callable[[], object]) -> None:
-    for _ in range(500):
-        if holds():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it never came to be so")
 
 
 @pytest.fixture(autouse=True)
@@ -150,13 +142,13 @@ def test_the_status_is_asked_for_while_somebody_looks_and_never_else(monkeypatch
         viewers.answers("a", [AnsweredFrame("ok", (0,) * 8, 1)])
         told = json.loads(await viewer.next_message())
         assert (told["state"], told["version"], told["streams"]) == ("ready", "1", [])
-        await until(lambda: len(asyncio.all_tasks()) == 1)
+        await until_in_loop(lambda: len(asyncio.all_tasks()) == 1)
         assert service.watched[-1] == {}
         asked = service.asked
         await asyncio.sleep(0.03)
         assert service.asked == asked
         viewers.wants(viewer, {"a": 640})
-        await until(lambda: service.asked > asked)
+        await until_in_loop(lambda: service.asked > asked)
         viewers.close()
 
     asyncio.run(run())
@@ -169,7 +161,7 @@ def test_a_status_that_fails_is_asked_for_again() -> None:
         viewers = Viewers(service, {})
         viewer = viewers.enter()
         viewers.wants(viewer, {})
-        await until(lambda: service.asked > 1)
+        await until_in_loop(lambda: service.asked > 1)
         service.failing, service.unready = False, "no engine serves now"
         told = json.loads(await viewer.next_message())
         assert (told["state"], told["reason"]) == ("unready", "no engine serves now")

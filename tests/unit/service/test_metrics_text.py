@@ -88,7 +88,9 @@ def test_streams_without_series_are_counted_together() -> None:
     assert sum(values(metrics, "foveate_frames_received_total").values()) == 50
 
 
-@pytest.mark.parametrize("accept", ["", "text/plain", "*/*", OPENMETRICS, "nonsense;;;q=,"])
+@pytest.mark.parametrize(
+    "accept", ["", "text/plain", "*/*", OPENMETRICS, "nonsense;;;q=,", "application/openmetrics-text; version=x"]
+)
 def test_it_is_well_formed_in_the_format_that_was_asked_for(accept: str) -> None:
     text, content_type = metrics_text(busy_service(), accept)
     if accept == OPENMETRICS:

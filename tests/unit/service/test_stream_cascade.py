@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,11 +14,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from foveate.engines.errors import BadFrame
+from foveate.service import ingest
 from foveate.service.boundary import FrameTicket
 from foveate.service.config import TrackConfig
 from foveate.service.decode import whole_picture
-from foveate.service.frame import Delivery, Grant, PixelFormat, Verdict
+from foveate.service.frame import Delivery, Grant, PixelFormat, Ran, Verdict
 from foveate.service.job import Job
+from foveate.service.stream_cascade import StreamCascade
 from support.cascades import FRAME, HandStage, answer_to, cascade_stage
 from support.frames import MS, smooth_picture
 
@@ -443,3 +447,48 @@ def test_whatever_happens_each_frame_has_one_answer_and_nothing_is_kept(frames: 
     assert all(job.answer is None or job.answer.verdict is Verdict.OK for job in jobs)
     ledger = place.stream.ledger
     assert ledger.received == len(jobs) == ledger.ok + ledger.cancelled
+
+
+@pytest.mark.parametrize("step", ["_looks", "_vote"])
+def test_a_fault_costs_a_frame_its_attributes_alone(
+    step: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = HandStage(cascade_stage())
+
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError("a fault of the service")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(StreamCascade, step, fail)
+        job, crops = detected(place, LEFT)
+        for crop in crops:
+            place.classify(crop, 1)
+    answer = answer_to(job)
+    assert (answer.verdict, answer.message) == (Verdict.OK, "no attributes: the service failed: ZeroDivisionError")
+    assert "a fault of the service" in caplog.text
+    job, (crop,) = detected(place, LEFT)
+    place.classify(crop, 1)
+    assert words(job) == [[("kind", "taxi")]], "the next one is served again"
+
+
+def test_a_large_batch_leaves_the_loop_to_others_between_its_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    place, posted = HandStage(), deque[Callable[[], None]]()
+    monkeypatch.setattr(ingest, "_TURN_NS", -1)
+    monkeypatch.setattr(place.ingest, "_post", posted.append)
+    sent = [place.send() for _ in range(3)]
+    assert all(place.prepared("objects", ticket) for _, ticket in sent)
+    nothing = {"boxes": np.zeros((0, 4)), "scores": np.zeros(0), "class_ids": np.zeros(0, np.int64)}
+    ran = Ran(3, 0, 1, 0, 1, 0, 1, 1, 0, 1)
+    place.ingest.settle_run("objects", ran, [(ticket.frame, nothing) for _, ticket in sent])
+
+    def answered() -> list[bool]:
+        return [job.answer is not None for job, _ in sent]
+
+    assert answered() == [True, False, False]
+    late, ticket = place.send()
+    assert place.prepared("objects", ticket)
+    place.ingest.settle_run("objects", ran, [(ticket.frame, nothing)])
+    assert late.answer is None, "in the order of the runs"
+    while posted:
+        posted.popleft()()
+    assert (answered(), late.answer is not None) == ([True, True, True], True)

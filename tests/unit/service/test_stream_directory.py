@@ -33,6 +33,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
+def new_directory(max_streams: int, resume_s: float, devices: int = 1) -> StreamDirectory:
+    directory = StreamDirectory(max_streams, resume_s)
+    directory.serving.update((device, {"objects"}) for device in range(devices))
+    return directory
+
+
 class Holder:
     """An ingest that lets go of a stream at once, or never."""
 
@@ -43,7 +49,7 @@ class Holder:
         self.evicted: list[str] = []
 
     def open(self, name: str = "door", token: str = "") -> StreamRecord:
-        claim = asyncio.run(self.directory.claim(self, name, token))
+        claim = asyncio.run(self.directory.claim(self, name, token, "objects"))
         self.records[claim.record.stream_id] = claim.record
         return claim.record
 
@@ -57,7 +63,7 @@ class Holder:
 
 
 def test_a_full_server_takes_one_again_when_one_has_left() -> None:
-    holder = Holder(StreamDirectory(max_streams=2, resume_s=10))
+    holder = Holder(new_directory(max_streams=2, resume_s=10))
     first = holder.open("first")
     holder.open("second")
     with pytest.raises(Overloaded, match="2 streams are open"):
@@ -68,20 +74,20 @@ def test_a_full_server_takes_one_again_when_one_has_left() -> None:
 
 
 def test_a_name_is_taken_whichever_ingest_holds_it() -> None:
-    directory = StreamDirectory(8, 10)
+    directory = new_directory(8, 10)
     Holder(directory).open()
     with pytest.raises(StreamTaken, match="'door' is open already"):
         Holder(directory).open()
 
 
 def test_names_and_tokens_that_are_made_up_differ() -> None:
-    holder = Holder(StreamDirectory(100, 10))
+    holder = Holder(new_directory(100, 10))
     records = [holder.open("") for _ in range(50)]
     assert len({record.stream_id for record in records}) == len({record.resume_token for record in records}) == 50
 
 
 def test_a_broken_stream_is_taken_up_again_elsewhere_with_all_that_is_known_of_it(clock: Clock) -> None:
-    directory = StreamDirectory(8, resume_s=30)
+    directory = new_directory(8, resume_s=30)
     one, other = Holder(directory), Holder(directory)
     record = replace(one.open(), last_sequence=41, ledger=Ledger(received=42))
     one.release(record)
@@ -90,7 +96,7 @@ def test_a_broken_stream_is_taken_up_again_elsewhere_with_all_that_is_known_of_i
 
 
 def test_a_broken_stream_is_forgotten_after_its_time(clock: Clock) -> None:
-    holder = Holder(StreamDirectory(8, resume_s=30))
+    holder = Holder(new_directory(8, resume_s=30))
     record = holder.open()
     holder.release(record)
     clock.now_ns = 30 * SECOND + 1
@@ -100,7 +106,7 @@ def test_a_broken_stream_is_forgotten_after_its_time(clock: Clock) -> None:
 
 @pytest.mark.parametrize("token", ["unknown", "mit Ümlaut", "door"])
 def test_a_token_that_nobody_has_takes_nothing_up(token: str) -> None:
-    holder = Holder(StreamDirectory(8, 30))
+    holder = Holder(new_directory(8, 30))
     holder.release(holder.open("gate"))
     holder.open()
     assert holder.open("", token).stream_id not in ("gate", "door")
@@ -108,7 +114,7 @@ def test_a_token_that_nobody_has_takes_nothing_up(token: str) -> None:
 
 
 def test_resuming_can_be_switched_off() -> None:
-    holder = Holder(StreamDirectory(8, resume_s=0))
+    holder = Holder(new_directory(8, resume_s=0))
     record = holder.open()
     assert holder.open("new", record.resume_token).stream_id == "new"
     assert holder.evicted == []
@@ -117,7 +123,7 @@ def test_resuming_can_be_switched_off() -> None:
 
 
 def test_a_connection_that_only_looks_alive_is_ended_and_cannot_touch_its_successor() -> None:
-    directory = StreamDirectory(8, 30)
+    directory = new_directory(8, 30)
     one, other = Holder(directory), Holder(directory)
     record = one.open()
     again = other.open("", record.resume_token)
@@ -129,7 +135,7 @@ def test_a_connection_that_only_looks_alive_is_ended_and_cannot_touch_its_succes
 
 def test_an_ingest_that_hangs_does_not_keep_its_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(directory_module, "_EVICTED_WITHIN_S", 0.01)
-    directory = StreamDirectory(8, 30)
+    directory = new_directory(8, 30)
     one, other = Holder(directory), Holder(directory)
     one.hangs = True
     again = other.open("", one.open().resume_token)
@@ -137,7 +143,7 @@ def test_an_ingest_that_hangs_does_not_keep_its_streams(monkeypatch: pytest.Monk
 
 
 def test_a_stream_that_finds_no_room_can_still_be_taken_up_later() -> None:
-    holder = Holder(StreamDirectory(max_streams=1, resume_s=30))
+    holder = Holder(new_directory(max_streams=1, resume_s=30))
     record = holder.open()
     holder.release(record)
     guest = holder.open("guest")
@@ -148,7 +154,7 @@ def test_a_stream_that_finds_no_room_can_still_be_taken_up_later() -> None:
 
 
 def test_streams_of_an_ingest_that_died_are_taken_up_by_name_with_nothing_remembered() -> None:
-    directory = StreamDirectory(8, 30)
+    directory = new_directory(8, 30)
     dead, alive = Holder(directory), Holder(directory)
     record, other = dead.open(), alive.open("other")
     directory.lose(dead)
@@ -159,18 +165,44 @@ def test_streams_of_an_ingest_that_died_are_taken_up_by_name_with_nothing_rememb
 
 
 def test_streams_go_to_the_device_with_the_fewest() -> None:
-    directory = StreamDirectory(8, 30, devices=2)
+    directory = new_directory(80, 30, devices=2)
     holder = Holder(directory)
 
     def device(name: str) -> int:
-        return asyncio.run(directory.claim(holder, name, "")).device
+        return asyncio.run(directory.claim(holder, name, "", "objects")).device
 
     assert [device("a"), device("b"), device("c")] == [0, 1, 0]
     holder.release(StreamRecord("a", "x"))
     holder.release(StreamRecord("c", "x"))
     assert device("d") == 0
-    directory.serving.discard(0)
+    del directory.serving[0]
     assert device("e") == 1
     directory.serving.clear()
     with pytest.raises(EngineUnavailable, match="started again"):
         device("f")
+
+
+def test_streams_go_only_to_devices_that_serve_their_pipeline() -> None:
+    directory = new_directory(80, 30, devices=2)
+    directory.serving[1] = {"objects", "faces"}
+    holder = Holder(directory)
+
+    def device(name: str, pipeline: str) -> int:
+        return asyncio.run(directory.claim(holder, name, "", pipeline)).device
+
+    assert [device(name, "faces") for name in "abc"] == [1, 1, 1]
+    assert [device(name, "objects") for name in "defgh"] == [0, 0, 0, 0, 1]
+    with pytest.raises(EngineUnavailable, match="no engine serves pipeline 'plates' now"):
+        device("i", "plates")
+
+
+def test_a_stream_that_finds_no_engine_can_still_be_taken_up_later() -> None:
+    directory = new_directory(8, 30)
+    holder = Holder(directory)
+    record = replace(holder.open(), last_sequence=41)
+    holder.release(record)
+    served = directory.serving.pop(0)
+    with pytest.raises(EngineUnavailable):
+        holder.open("", record.resume_token)
+    directory.serving[0] = served
+    assert holder.open("", record.resume_token) == record

@@ -141,3 +141,12 @@ def test_a_record_holds_what_a_cascade_said_of_a_detection() -> None:
         {"name": "looks", "embedding": [0.5, -1.0]},
     ]
     assert record["attributes_missing"] == 2
+
+
+def test_the_cascade_is_shown_where_there_is_one() -> None:
+    def stages(cascade_ms: float) -> list[str]:
+        times = StageTimes(infer_ms=5.0, cascade_ms=cascade_ms, total_ms=5.0 + cascade_ms)
+        return [stage.label for stage in tally_of(made_result(times=times)).summary().stages]
+
+    assert "cascade" not in stages(0.0)
+    assert stages(3.0)[-2:] == ["cascade", "reply"]

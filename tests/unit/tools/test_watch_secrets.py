@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,12 @@ def test_what_is_no_secret_is_left_alone() -> None:
     assert Redaction(URLS)(text) == text
 
 
+@pytest.mark.parametrize("password", ["half?hidden", "half#hidden", "half&hidden", "[half"])
+def test_no_half_of_a_password_gets_through(password: str) -> None:
+    url = f"rtsp://admin:{password}@10.0.0.7/stream"
+    assert "half" not in Redaction([url])(f"{url}: no such camera")
+
+
 @given(st.text(st.characters(blacklist_categories=["Cs", "Zs", "Cc"], blacklist_characters="/@:\"'"), min_size=3))
 def test_any_password_is_hidden(password: str) -> None:
     url = f"rtsp://someone:{password}@camera.example/x"
@@ -93,9 +101,13 @@ def test_logs_errors_and_faults_are_redacted(capsys: pytest.CaptureFixture[str])
     assert caught.value.__cause__ is None
     with secrets_kept(redact):
         logging.getLogger("foveate").warning("lost %s", URLS[0])
+        with redirect_stderr(StringIO()) as table:
+            logging.getLogger("foveate").warning("found %s", URLS[0])
     with pytest.raises(SystemExit, match="1"), secrets_kept(redact):
         raise RuntimeError(URLS[0])
     written = capsys.readouterr().err
     assert "lost rtsp://***@10.0.0.7:554" in written
+    assert "found rtsp://***@10.0.0.7:554" in table.getvalue(), "whatever took the place of standard error"
+    assert "found" not in written
     assert "RuntimeError: rtsp://***@" in written
     assert SECRET not in written

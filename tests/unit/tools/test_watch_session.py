@@ -30,6 +30,7 @@ from foveate.tools.watch import CameraStatus, Display, State, WatchSession, came
 from foveate.tools.watch import reader as reader_module
 from foveate.tools.watch.display import camera_table, summary_line
 from foveate.tools.watch.source import open_source
+from support.ports import free_port
 from support.rtsp_cameras import silent_server
 from support.scripted_server import ScriptedCall, ScriptedServer, server_in_thread
 from support.waiting import until
@@ -99,7 +100,7 @@ def test_cameras_are_fed_to_the_end_and_the_book_adds_up(folder: Path) -> None:
 
 
 def test_results_of_a_region_are_those_of_the_whole_picture(folder: Path, tmp_path: Path) -> None:
-    lines = tmp_path / "out.jsonl"
+    lines = tmp_path / "out at=noon.jsonl"  # a name, and no settings as after a URL
     with serving(sees_faces) as server:
         arguments = ["watch", str(folder), "--server", server.target, "--roi", "0.5,0.25,0.5,0.5", "--fps", "50"]
         arguments += ["--json", str(lines), "--state", str(tmp_path / "state.json")]
@@ -153,8 +154,7 @@ def test_a_server_that_is_gone_for_too_long_fails_its_cameras(folder: Path) -> N
 
 def test_a_server_that_is_not_there_yet_is_waited_for_until_stopped(folder: Path) -> None:
     said = StringIO()
-    with socket.create_server(("127.0.0.1", 0)) as nobody:
-        port = nobody.getsockname()[1]
+    port = free_port()
     session = WatchSession(cameras_from_urls([str(folder)]), f"127.0.0.1:{port}", Display(Console(file=said)))
     running = threading.Thread(target=session.run)
     running.start()
@@ -246,14 +246,12 @@ def echoing_camera() -> Iterator[int]:
 def test_no_secret_leaves_the_program(folder: Path, tmp_path: Path) -> None:
     """Through no file, no stream of text, no name on the server, and with a handler for every kind of URL."""
     state, lines = tmp_path / "state.json", tmp_path / "out.jsonl"
-    with serving(sees_faces) as server, echoing_camera() as echo, socket.create_server(("127.0.0.1", 0)) as nobody:
-        dead = nobody.getsockname()[1]
-        nobody.close()
+    with serving(sees_faces) as server, echoing_camera() as echo:
         cameras = tmp_path / "cameras.toml"
         urls = [
             f"rtsp://admin:{SECRET}@127.0.0.1:{echo}/live?token={SECRET}",
             f"http://admin:{SECRET}@127.0.0.1:{echo}/video.mjpg",
-            f"rtsp://admin:{SECRET}@127.0.0.1:{dead}/user=admin_password={SECRET}_channel=1",
+            f"rtsp://admin:{SECRET}@127.0.0.1:{free_port()}/user=admin_password={SECRET}_channel=1",
             str(folder),
         ]
         text = "".join(f'[[camera]]\nurl = "{url}"\ntimeout_s = 1\n' for url in urls)

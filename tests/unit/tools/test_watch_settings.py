@@ -97,7 +97,9 @@ def test_every_wrong_field_is_named_and_no_url_is_shown(tmp_path: Path) -> None:
         ({"roi": (0, 0, 10.5, 10)}, "whole numbers of pixels"),
         ({"roi": (-1, 0, 10, 10)}, "at least 0"),
         ({"timeout_s": 0}, "timeout_s"),
-        ({"name": "née"}, "name"),
+        ({"name": "née"}, "name: expected printable ASCII"),
+        ({"name": "front door"}, "without a space, as in front-door"),  # the server takes none
+        ({"name": "x" * 129}, "name"),
         ({"motion": {"threshold": 2}}, "motion.threshold"),
     ],
 )
@@ -109,7 +111,13 @@ def test_what_does_not_fit_is_refused(fields: dict[str, object], said: str) -> N
 
 
 def test_a_camera_needs_a_place(tmp_path: Path) -> None:
-    for url, said in (("nothing.mp4", "no file, folder or device"), ("rtsp:///x", "names no host")):
+    for url, said in (
+        ("nothing.mp4", "no file, folder or device"),
+        ("x" * 5000 + ".mp4", "cannot read .*: File name too long"),
+        ("rtsp:///x", "names no host"),
+        ("rtsp://[fe80/x", "names no host"),
+        ("rtsp://host:99999/x", "names no host"),
+    ):
         with pytest.raises(ConfigError, match=said):
             cameras_from_urls([url])
     with pytest.raises(ConfigError, match="camera"):

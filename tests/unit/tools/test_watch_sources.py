@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -16,11 +16,13 @@ import pytest
 from numpy.typing import NDArray
 
 from foveate.client import PixelFormat
+from foveate.tools.watch import source as source_module
 from foveate.tools.watch.address import Redaction
 from foveate.tools.watch.settings import CameraSettings
 from foveate.tools.watch.shot import Picture, Unit
 from foveate.tools.watch.source import Source, open_source
 from foveate.tools.watch.trouble import CameraTrouble
+from support.ports import free_port
 from support.rtsp_cameras import mjpeg_over_http, silent_server
 
 av = pytest.importorskip("av")
@@ -144,6 +146,24 @@ def test_a_folder_gives_its_pictures_in_order_and_leaves_out_what_is_none(tmp_pa
     assert [item is None for item in found] == [number == 3 for number in range(len(GREYS))]
 
 
+def test_a_single_picture_that_comes_again_and_again_lasts_its_time(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(jpeg(20))
+    began = time.monotonic()
+    for _ in range(3):
+        with opened(tmp_path / "a.jpg", loop=True, fps=50) as source:
+            assert len(pictures(source)) == 1
+    assert time.monotonic() - began >= 3 / 50
+
+
+@pytest.mark.parametrize("jump_s", [3600.0, -3600.0])
+def test_timestamps_that_jump_change_the_rhythm_of_nothing(jump_s: float) -> None:
+    stop = threading.Event()
+    pace = source_module._Pace(stop)
+    began = time.monotonic()
+    assert all(pace.wait(stamp_s, 50.0) for stamp_s in (7200.0, 7200.0 + jump_s, 7200.1 + jump_s))
+    assert time.monotonic() - began >= 0.1
+
+
 def test_what_holds_no_pictures_says_so(tmp_path: Path) -> None:
     with opened(tmp_path) as source, pytest.raises(CameraTrouble, match="no pictures in") as caught:
         list(source)
@@ -190,11 +210,9 @@ def test_a_server_that_accepts_and_says_nothing_is_given_up(scheme: str) -> None
 
 
 def test_nobody_there_is_said_without_the_password() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
     with (
         pytest.raises(CameraTrouble, match="Connection refused") as caught,
-        opened(f"rtsp://a:{SECRET}@127.0.0.1:{port}/"),
+        opened(f"rtsp://a:{SECRET}@127.0.0.1:{free_port()}/"),
     ):
         pass
     assert SECRET not in str(caught.value)

@@ -19,6 +19,8 @@ class Stage:
     colour: str
     """As #rrggbb; legible on light and dark grounds."""
     duration_ms: Callable[[Result], float]
+    optional: bool = False
+    """Left out where no frame passed through it."""
 
 
 STAGES = (
@@ -33,7 +35,7 @@ STAGES = (
         lambda r: r.times.copy_in_ms + r.times.infer_ms + r.times.copy_out_ms,
     ),
     Stage("postprocess", "outputs to detections", "#34d399", lambda r: r.times.postprocess_ms),
-    Stage("cascade", "a closer look at what was detected", "#0d9488", lambda r: r.times.cascade_ms),
+    Stage("cascade", "a closer look at what was detected", "#0d9488", lambda r: r.times.cascade_ms, optional=True),
     Stage("reply", "answer ready until sent", "#f472b6", lambda r: r.times.reply_queue_ms),
 )
 """In the order in which a frame passes through them."""

@@ -104,7 +104,7 @@ class Tally:
             stages=tuple(
                 StageQuantiles(stage.label, stage.meaning, stage.colour, quantiles)
                 for stage, times_ms in zip(STAGES, self._stages_ms, strict=True)
-                if (quantiles := _quantiles(times_ms)) is not None
+                if (quantiles := _quantiles(times_ms)) is not None and not (stage.optional and not any(times_ms))
             ),
         )
 

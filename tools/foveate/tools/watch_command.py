@@ -85,6 +85,7 @@ def watch(
     """
     from foveate.engines.errors import ConfigError
     from foveate.tools.outputs import spec_from_text
+    from foveate.tools.outputs.specs import JsonLinesSpec, VideoSpec
     from foveate.tools.watch.address import Redaction
     from foveate.tools.watch.secrecy import secrets_kept
     from foveate.tools.watch.settings import cameras_from_urls, load_cameras
@@ -108,12 +109,9 @@ def watch(
         if cameras and (said := [name for name, value in common.items() if value is not None]):
             raise ConfigError(f"with --cameras, say {', '.join(said)} of each camera in {cameras}")
         wanted, tables = load_cameras(cameras) if cameras else (cameras_from_urls(urls or (), **common), ())
-        targets = [
-            *((f"jsonl:{json}",) if json else ()),
-            *(text for text in (webhook, mqtt) if text),
-            *((f"video:{output_dir}",) if output_dir else ()),
-        ]
-        outputs = (*tables, *(spec_from_text(text) for text in targets))
+        outputs = [*tables, *(spec_from_text(text) for text in (webhook, mqtt) if text)]
+        outputs += [JsonLinesSpec(path=json)] if json else []
+        outputs += [VideoSpec(folder=output_dir)] if output_dir else []
     addresses += [camera.url.get_secret_value() for camera in wanted]
     with secrets_kept(Redaction(addresses)):
         watch_cameras(wanted, server=server, config=config, http=http, outputs=outputs, state_file=state)

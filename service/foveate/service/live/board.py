@@ -27,6 +27,8 @@ __all__ = ["QUIET_AFTER_NS", "Board"]
 _RATE_WINDOW_NS = 3_000_000_000
 QUIET_AFTER_NS = 5_000_000_000
 _GONE_FOR_NS = 60_000_000_000
+_MOST_GONE = 64
+"""However many streams come and go, a page is told of the last ones alone."""
 _STRIP = 60
 """Frames of a stream whose fate is shown one by one."""
 _TIMED = 30
@@ -118,11 +120,15 @@ class Board:
             shown = self._streams.setdefault(stream_id, _Shown(stream))
             shown.status, shown.gone_ns = stream, None
             shown.rates.count(stream.ledger, now_ns)
-        for stream_id, shown in list(self._streams.items()):
+        gone: list[tuple[int, str]] = []
+        for stream_id, shown in self._streams.items():
             if stream_id not in open_now:
                 shown.gone_ns = shown.gone_ns or now_ns
-                if now_ns - shown.gone_ns > _GONE_FOR_NS:
-                    del self._streams[stream_id]
+                gone.append((shown.gone_ns, stream_id))
+        gone.sort(reverse=True)
+        for number, (gone_ns, stream_id) in enumerate(gone):
+            if number >= _MOST_GONE or now_ns - gone_ns > _GONE_FOR_NS:
+                del self._streams[stream_id]
 
     def _engines(self, status: ServiceStatus, now_ns: int) -> list[dict[str, Any]]:
         loads: dict[str, float] = defaultdict(float)

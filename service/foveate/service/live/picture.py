@@ -85,7 +85,7 @@ def said(sequence: int, answer: Answer, labels: Sequence[str]) -> dict[str, Any]
         caption["found"] = len(output.scores)
     elif isinstance(output, Classes):
         best = zip(output.class_ids[:_MOST_CLASSES].tolist(), output.scores[:_MOST_CLASSES].tolist(), strict=True)
-        caption["classes"] = [{"label": _label(labels, index), "score": round(score, 3)} for index, score in best]
+        caption["classes"] = [{"label": _label(labels, index), "score": _score(score)} for index, score in best]
     elif isinstance(output, Embedding):
         caption["embedding"] = len(output.vector)
     return caption
@@ -100,13 +100,13 @@ def _boxes(output: Detections, answer: Answer, labels: Sequence[str]) -> list[di
             "box": box,
             "class": index,
             "label": _label(labels, index),
-            "score": round(float(output.scores[row]), 3),
+            "score": _score(output.scores[row]),
         }
         if row < len(answer.track_ids) and answer.track_ids[row]:
             shown["track"] = answer.track_ids[row]
         if row < len(answer.attributes) and answer.attributes[row]:
             shown["attributes"] = [
-                {"name": each.name, "label": each.label, "score": round(each.score, 3)}
+                {"name": each.name, "label": each.label, "score": _score(each.score)}
                 for each in answer.attributes[row]
                 if each.label
             ]
@@ -115,6 +115,11 @@ def _boxes(output: Detections, answer: Answer, labels: Sequence[str]) -> list[di
             shown["points"] = points[np.isfinite(points).all(axis=1)].round(2).tolist()  # JSON has no other numbers
         boxes.append(shown)
     return boxes
+
+
+def _score(score: float) -> float:
+    """JSON has no NaN, and a page that cannot read one caption would show no picture at all."""
+    return round(float(np.nan_to_num(score)), 3)
 
 
 def _label(labels: Sequence[str], index: int) -> str:

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import resource
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +19,7 @@ from foveate.tools.outputs.json_lines import JsonLines
 from foveate.tools.outputs.output import OutputCounts
 from foveate.tools.outputs.record import json_bytes
 from support.camera_results import camera_result
+from support.full_disk import at_most
 from support.results import made_result, one_detection
 from support.waiting import until
 
@@ -83,19 +80,6 @@ def test_the_half_line_of_one_who_was_killed_spoils_none_of_ours(tmp_path: Path)
     lines.close()
     first, half, ours = path.read_text(encoding="utf-8").splitlines()
     assert (first, half, json.loads(ours)["sequence"]) == ('{"sequence": 1}', '{"sequ', 2)
-
-
-@contextmanager
-def at_most(size: int) -> Iterator[None]:
-    """No file of this process may grow larger: the system's writes stop short, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_a_batch_that_fits_only_in_part_is_taken_back_and_written_once_there_is_room(tmp_path: Path) -> None:

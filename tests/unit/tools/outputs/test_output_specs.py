@@ -166,6 +166,7 @@ def test_names_are_the_kinds_or_ones_own(tmp_path: Path) -> None:
         ("mqtt://h status_topic=a/+", "status topic"),
         ("mqtts://h ca_file=/no/such.pem", "certificates"),
         ("https://h ca_file=/no/such.pem", "certificates"),
+        ("https://h ca_file=/dev/null", "certificates"),
     ],
 )
 def test_what_cannot_work_is_refused_at_once(text: str, reason: str) -> None:

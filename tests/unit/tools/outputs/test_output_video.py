@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import os
-import resource
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import av
@@ -21,6 +17,7 @@ from foveate.tools.outputs.destination import Unavailable, Undeliverable
 from foveate.tools.outputs.output import OutputCounts
 from foveate.tools.outputs.video import CameraVideo
 from support.camera_results import camera_result, grey_jpeg
+from support.full_disk import at_most
 from support.waiting import until
 
 START = 1_767_225_600.0
@@ -126,19 +123,6 @@ def test_all_but_the_last_second_survives_a_kill(tmp_path: Path) -> None:
         recorder.kill()
     (times,) = videos(tmp_path).values()
     assert times == [round(sequence / 25, 3) for sequence in range(100)]
-
-
-@contextmanager
-def at_most(size: int) -> Iterator[None]:
-    """No file of this process may grow larger, as on a disk that is full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_a_full_disk_leaves_whole_files_and_a_new_one_once_there_is_room(tmp_path: Path) -> None:

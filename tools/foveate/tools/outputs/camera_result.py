@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from foveate.client import Result
+from foveate.client import Detections, Result
 
-__all__ = ["CameraResult"]
+__all__ = ["CameraResult", "moved"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,7 +32,11 @@ class CameraResult:
         if self.picture_at == (0, 0):
             return self.result
         x, y = self.picture_at
-        seen = self.result.detections
-        boxes = seen.boxes - np.array([x, y, x, y], np.float32)
-        keypoints = None if seen.keypoints is None else seen.keypoints - np.array([x, y, 0], np.float32)
-        return replace(self.result, detections=replace(seen, boxes=boxes, keypoints=keypoints))
+        return replace(self.result, detections=moved(self.result.detections, -x, -y))
+
+
+def moved(seen: Detections, x: int, y: int) -> Detections:
+    """The same detections, so many pixels further to the right and down."""
+    boxes = seen.boxes + np.array([x, y, x, y], np.float32)
+    keypoints = None if seen.keypoints is None else seen.keypoints + np.array([x, y, 0], np.float32)
+    return replace(seen, boxes=boxes, keypoints=keypoints)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import ssl
 import sys
 import threading
 import time
@@ -18,6 +17,7 @@ from foveate.tools.outputs.camera_result import CameraResult
 from foveate.tools.outputs.destination import Unavailable, Undeliverable
 from foveate.tools.outputs.naming import name_part
 from foveate.tools.outputs.record import json_bytes, record_from_camera_result
+from foveate.tools.outputs.trust import tls_context
 
 try:
     from paho.mqtt import client as paho
@@ -156,7 +156,7 @@ class Mqtt:
         if self._address.user:
             client.username_pw_set(self._address.user, self._address.password or None)
         if self._address.scheme == "mqtts":
-            client.tls_set_context(_tls_context(ca_file))
+            client.tls_set_context(tls_context(ca_file))
         if self._status_topic:
             if _WILDCARDS.search(self._status_topic):
                 raise ConfigError(f"status topic {self._status_topic!r}: expected one without + and #")
@@ -194,10 +194,3 @@ class Mqtt:
         with self._changed:
             self._acknowledged.add(mid)
             self._changed.notify_all()
-
-
-def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
-    except (OSError, ssl.SSLError):
-        raise ConfigError(f"cannot read certificates to trust from {ca_file}") from None

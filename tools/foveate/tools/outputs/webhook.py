@@ -12,13 +12,13 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from foveate.engines.errors import ConfigError
 from foveate.tools.outputs.address import Address
 from foveate.tools.outputs.camera_result import CameraResult
 from foveate.tools.outputs.destination import Unavailable, Undeliverable
 from foveate.tools.outputs.record import iso_time, json_bytes, record_from_camera_result
+from foveate.tools.outputs.trust import tls_context
 
 try:
     import urllib3
@@ -123,10 +123,8 @@ def _pool(address: Address, timeout_s: float, ca_file: Path | None) -> urllib3.H
     timeout = urllib3.Timeout(connect=timeout_s, read=timeout_s)
     if address.scheme == "http":
         return urllib3.HTTPConnectionPool(address.host, address.port, timeout=timeout, maxsize=1)
-    if ca_file is not None and not ca_file.is_file():
-        raise ConfigError(f"there is no file {ca_file} with certificates to trust")
-    trusted: dict[str, Any] = {} if ca_file is None else {"ca_certs": str(ca_file)}
-    return urllib3.HTTPSConnectionPool(address.host, address.port, timeout=timeout, maxsize=1, **trusted)
+    trusted = tls_context(ca_file)
+    return urllib3.HTTPSConnectionPool(address.host, address.port, timeout=timeout, maxsize=1, ssl_context=trusted)
 
 
 def _authorisation(address: Address) -> dict[str, str]:

@@ -14,6 +14,7 @@ __all__ = ["Address", "Kind", "Redaction"]
 _STREAMED_SCHEMES = ("rtsp", "rtsps", "http", "https")
 _DEVICE = re.compile(r"/dev/video\d+")
 _HIDDEN = "***"
+_NO_HOST = "the URL names no host, or a port that is none: expected rtsp://HOST[:PORT]/PATH"
 # A user's name and password may hold any character but a blank, as people do not escape them; the last @ before the
 # path ends them, as FFmpeg reads it.
 _CREDENTIALS = re.compile(r"(?<=://)[^\s/'\"]*@")
@@ -62,13 +63,13 @@ class Address:
         if scheme.lower() not in _STREAMED_SCHEMES:
             known = ", ".join(f"{each}://" for each in _STREAMED_SCHEMES)
             raise ValueError(f"{_redacted_scheme(scheme)}:// cannot be read: expected {known}, a path, or /dev/video0")
-        parts = urlsplit(_CREDENTIALS.sub("", text))
         try:
+            parts = urlsplit(_CREDENTIALS.sub("", text))
             host, port = parts.hostname, parts.port
-        except ValueError:
-            host, port = None, None
+        except ValueError:  # whose words may quote a part of the URL
+            raise ValueError(_NO_HOST) from None
         if not host:
-            raise ValueError("the URL names no host: expected rtsp://HOST[:PORT]/PATH")
+            raise ValueError(_NO_HOST)
         if port and not _CREDENTIALS.search(text) and "@" in parts.path:
             # Otherwise half a password would pass for a host and a port, and be shown.
             raise ValueError("write / in the URL's user or password as %2F")
@@ -77,18 +78,19 @@ class Address:
 
     @classmethod
     def _of_path(cls, text: str) -> Address:
-        if text.isdecimal() and not Path(text).exists():
-            text = f"/dev/video{text}"
-        path = Path(text)
-        if _DEVICE.fullmatch(text) or path.is_char_device():
-            return cls(Kind.DEVICE, text, text, path.name)
-        if path.is_dir():
-            return cls(Kind.FOLDER, text, text, path.name or "pictures")
-        if not path.is_file():
-            raise ValueError(
-                f"no file, folder or device {text}: expected one of these, or a URL as in rtsp://HOST/PATH"
-            )
-        return cls(Kind.FILE, text, text, path.stem)
+        try:
+            if text.isdecimal() and not Path(text).exists():
+                text = f"/dev/video{text}"
+            path = Path(text)
+            if _DEVICE.fullmatch(text) or path.is_char_device():
+                return cls(Kind.DEVICE, text, text, path.name)
+            if path.is_dir():
+                return cls(Kind.FOLDER, text, text, path.name or "pictures")
+            if path.is_file():
+                return cls(Kind.FILE, text, text, path.stem)
+        except OSError as error:  # no way into its folder, or a name that no file can have
+            raise ValueError(f"cannot read {text}: {error.strerror}") from None
+        raise ValueError(f"no file, folder or device {text}: expected one of these, or a URL as in rtsp://HOST/PATH")
 
 
 class Redaction:
@@ -100,7 +102,7 @@ class Redaction:
         secrets: set[str] = set()
         for url in urls:
             if "://" in url:
-                self._whole[url] = _CREDENTIALS.sub(f"{_HIDDEN}@", url.partition("?")[0])
+                self._whole[url] = _CREDENTIALS.sub(f"{_HIDDEN}@", url).partition("?")[0]
                 secrets |= _secrets(url)
         self._secrets = re.compile(
             "|".join(rf"(?<!\w){re.escape(each)}(?!\w)" for each in sorted(secrets, key=len, reverse=True)) or r"(?!)"
@@ -121,7 +123,8 @@ def _secrets(url: str) -> set[str]:
     if credentials := _CREDENTIALS.search(url):
         found.add(credentials.group().removesuffix("@"))
         found.add(credentials.group().removesuffix("@").partition(":")[2])
-    found.update(value for _, value in parse_qsl(urlsplit(_CREDENTIALS.sub("", url)).query) if _names_secret(_))
+    query = _CREDENTIALS.sub("", url).partition("?")[2].partition("#")[0]
+    found.update(value for name, value in parse_qsl(query) if _names_secret(name))
     found |= {unquote(each) for each in found}
     return {each for each in found if len(each) >= _SHORTEST_SECRET}
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from foveate.client import Result
+from foveate.tools.outputs.camera_result import moved
 from foveate.tools.watch.trouble import CameraTrouble
 
 __all__ = ["Crop", "Region"]
@@ -32,14 +33,9 @@ class Crop:
         """The result of the cut picture, in pixels of the full one."""
         if self.is_whole or not result.frame_width:  # what nobody has looked at stays without a size
             return result
-        seen = result.detections
-        boxes = seen.boxes + np.array([self.x, self.y, self.x, self.y], np.float32)
-        keypoints = seen.keypoints
-        if keypoints is not None:
-            keypoints = keypoints + np.array([self.x, self.y, 0], np.float32)
         return replace(
             result,
-            detections=replace(seen, boxes=boxes, keypoints=keypoints),
+            detections=moved(result.detections, self.x, self.y),
             frame_width=self.full_width,
             frame_height=self.full_height,
         )

@@ -14,20 +14,25 @@ from foveate.tools.watch.address import Redaction
 __all__ = ["secrets_kept"]
 
 
-class _Formatter(logging.Formatter):
+class _Handler(logging.Handler):
+    """Writes to what is standard error at that moment: a table on a terminal takes its place, to stay below the log."""
+
     def __init__(self, redact: Redaction) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+        super().__init__()
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         self._redact = redact
 
-    def format(self, record: logging.LogRecord) -> str:
-        return self._redact(super().format(record))
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            print(self._redact(self.format(record)), file=sys.stderr)
+        except Exception:  # noqa: BLE001 - nothing that is logged may harm who logs it, nor be shown as it is
+            return
 
 
 @contextmanager
 def secrets_kept(redact: Redaction) -> Iterator[None]:
     """Let the log, errors and faults reach stderr through `redact` alone; a fault ends the program with status 1."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(_Formatter(redact))
+    handler = _Handler(redact)
     root = logging.getLogger()
     root.addHandler(handler)
     try:

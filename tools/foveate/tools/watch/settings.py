@@ -43,11 +43,12 @@ class CameraSettings(_Section):
     url: SecretStr
     """rtsp://, rtsps://, http:// or https://, the path of a video, a picture or a folder of pictures, /dev/video0 or 0.
     ${NAME} stands for a variable of the environment. It is kept out of everything that is shown or written."""
-    name: Annotated[str, Field(max_length=128, pattern=r"^[!-~]([ -~]*[!-~])?$")] = ""
-    """What it is called, on the server too. Default: the host or the file, with a number where that is taken."""
+    name: Annotated[str, Field(max_length=128)] = ""
+    """What it is called, on the server too: printable ASCII without spaces. Default: the host or the file, with a
+    number where that is taken."""
     pipeline: str = ""
     """Which pipeline answers. Default: the server's first."""
-    budget_ms: Annotated[int, Field(ge=1)] | None = None
+    budget_ms: Annotated[int, Field(ge=1, le=86_400_000)] | None = None
     """Milliseconds from capture to answer. Default: the server's."""
     fps: Annotated[float, Field(gt=0.0, le=1000.0)] | None = None
     """Most pictures per second that are sent. Default: all that the server advises; a folder of pictures: 1."""
@@ -85,6 +86,13 @@ class CameraSettings(_Section):
             raise ValueError(str(error)) from None
         Address.parse(text)
         return SecretStr(text)
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_one_word(cls, name: str) -> str:
+        if any(not "!" <= char <= "~" for char in name):
+            raise ValueError("expected printable ASCII characters without a space, as in front-door")
+        return name
 
     @field_validator("roi")
     @classmethod

@@ -62,18 +62,21 @@ def open_source(
     """
     address = settings.address
     is_picture = address.kind is Kind.FILE and Path(address.target).suffix.lower() in PICTURE_SUFFIXES
+    pace = _Pace(stop)
     if address.kind is Kind.FOLDER or is_picture:
-        yield _Pictures(settings, sent_as_is, stop)
-        return
-    with _opened(settings, redact) as container:
-        stream = _video_of(container, address.shown)
-        # What a camera says of its length means nothing; a video by HTTP has one, and would come at once.
-        is_video_file = bool(container.duration) and not address.target.lower().startswith("rtsp")
-        pace = _Pace(stop) if address.kind is Kind.FILE or is_video_file else None
-        if settings.passthrough:
-            yield _Units(container, stream, settings, redact, pace)
-        else:
-            yield _Frames(container, stream, settings, redact, pace, sent_as_is)
+        yield _Pictures(settings, sent_as_is, pace)
+    else:
+        with _opened(settings, redact) as container:
+            stream = _video_of(container, address.shown)
+            # What a camera says of its length means nothing; a video by HTTP has one, and would come at once.
+            is_video_file = bool(container.duration) and not address.target.lower().startswith("rtsp")
+            paced_by = pace if address.kind is Kind.FILE or is_video_file else None
+            if settings.passthrough:
+                yield _Units(container, stream, settings, redact, paced_by)
+            else:
+                yield _Frames(container, stream, settings, redact, paced_by, sent_as_is)
+    if settings.loop:
+        pace.wait_out()
 
 
 def require_av() -> None:
@@ -156,6 +159,7 @@ class _Pace:
         self._stop = stop
         self._start: tuple[float, float] | None = None
         self._number = 0
+        self._over_at = 0.0
 
     def wait(self, stamp_s: float | None, fps: float) -> bool:
         """Until the next picture is due; False if it was stopped."""
@@ -165,10 +169,15 @@ class _Pace:
         if self._start is None:
             self._start = now, stamp_s
         due = self._start[0] + stamp_s - self._start[1]
-        if due - now > 60:  # its timestamps jump
+        if abs(due - now) > 60:  # its timestamps jump
             self._start = now, stamp_s
             due = now
+        self._over_at = due + 1.0 / fps
         return not self._stop.wait(max(0.0, due - now))
+
+    def wait_out(self) -> None:
+        """Until the last picture has been there for its time; without it a single one would come again at once."""
+        self._stop.wait(max(0.0, self._over_at - time.monotonic()))
 
 
 class _Packets:
@@ -335,11 +344,11 @@ class _Units(_Packets):
 class _Pictures:
     """Pictures on disk, at so many per second."""
 
-    def __init__(self, settings: CameraSettings, sent_as_is: bool, stop: threading.Event) -> None:
+    def __init__(self, settings: CameraSettings, sent_as_is: bool, pace: _Pace) -> None:
         self.fps: float | None = settings.fps or _PICTURES_FPS
         self._path = Path(settings.address.target)
         self._sent_as_is = sent_as_is
-        self._pace = _Pace(stop)
+        self._pace = pace
 
     def __iter__(self) -> Iterator[Picture | Unit | None]:
         for path in self._paths():

@@ -16,7 +16,7 @@ __all__ = ["write_state"]
 
 def write_state(path: Path, state: Mapping[str, Any]) -> None:
     """Replace the file at once. Raises: ConfigError if it cannot be written."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = path.parent / f".{path.name}.{os.getpid()}"
     try:
         beside.write_text(json.dumps({"at_unix_s": round(time.time(), 3), **state}, indent=1) + "\n", encoding="utf-8")
         beside.replace(path)

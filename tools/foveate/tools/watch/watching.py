@@ -38,10 +38,7 @@ def watch_cameras(
     """
     require_av()
     display = Display(Console(stderr=True, highlight=False))
-    with open_outputs(outputs) as opened, _server(server, cameras, config, http) as address:
-        if http:
-            host, _, port = http.rpartition(":")
-            display.say(f"live pictures at http://{host or '127.0.0.1'}:{port}/")
+    with open_outputs(outputs) as opened, _server(server, cameras, config, http, display) as address:
         session = WatchSession(
             cameras,
             address,
@@ -59,7 +56,7 @@ def watch_cameras(
 
 @contextmanager
 def _server(
-    server: str | None, cameras: Sequence[CameraSettings], config: Path | None, http: str | None
+    server: str | None, cameras: Sequence[CameraSettings], config: Path | None, http: str | None, display: Display
 ) -> Iterator[str]:
     """The address of the server that was named; else of one that serves these cameras' pipelines meanwhile."""
     if server is not None:
@@ -75,4 +72,8 @@ def _server(
     settings = load_config(config, http=http)
     names = dict.fromkeys(camera.pipeline or settings.default_pipeline_name for camera in cameras)
     with embedded_server(list(names), settings) as address:
+        if settings.http:
+            from foveate.service.http_server import http_url
+
+            display.say(f"live pictures at {http_url(settings.http, int(settings.http.rpartition(':')[2]))}")
         yield address

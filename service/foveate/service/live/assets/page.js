@@ -176,6 +176,7 @@ setInterval(() => {
   const silent = performance.now() - heardAt;
   if (connection?.readyState === WebSocket.OPEN && !document.hidden && silent > SILENT_AFTER_MS) {
     lose(`No word from the server for ${Math.round(silent / 1000)} s.`);
+    connection.close(); // which ends in onclose, as every loss does
   }
 }, LOOKING_EVERY_MS);
 connect();

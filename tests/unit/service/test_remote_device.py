@@ -1,0 +1,32 @@
+"""A device in another process: what comes over its link, sense or not."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from foveate.service.frame import Grant
+from foveate.service.ingest import Ingest
+from foveate.service.link import Link
+from foveate.service.remote_device import RemoteDevice
+from support.frames import stream_options
+from support.waiting import until_in_loop
+
+
+def test_a_message_without_sense_does_not_take_those_that_came_with_it_along(caplog: pytest.LogCaptureFixture) -> None:
+    async def go() -> None:
+        loop = asyncio.get_running_loop()
+        ours, theirs = (Link(end) for end in Link.pair())
+        device = RemoteDevice(Ingest(loop.call_soon_threadsafe, ThreadPoolExecutor(1)), lambda: None)
+        device.enter(1, stream_options(), Grant.BEST_EFFORT)
+        theirs.send("ran", "of which nobody has heard", (), [])
+        theirs.send("rates", {1: 12.5})
+        device.connect(ours)  # one reading finds both
+        await until_in_loop(lambda: device.advised_fps(1) == 12.5, 5.0)
+        device.lose()
+        theirs.close()
+
+    asyncio.run(go())
+    assert "the message ran of a device made no sense" in caplog.text
