@@ -24,7 +24,8 @@ pytestmark = pytest.mark.usefixtures("boundary")
 @pytest.fixture(scope="module")
 def service() -> Iterator[RunningService]:
     limits = {"max_frame_bytes": 100_000, "max_pixels": 4_000_000, "max_queue_depth": 16}
-    with running_service(limits=limits) as running:
+    # Each run takes this long at least, so that the engine's tracked profile refuses a budget of 1 ms on any machine.
+    with running_service(fake_engine(latency_s=0.002), profile_ms=2.0, limits=limits) as running:
         yield running
 
 

@@ -53,7 +53,6 @@ class QueuedOutput:
         self._trouble = ""
         self._said, self._said_at, self._said_now = "", 0.0, False
         self._closing, self._over = threading.Event(), threading.Event()
-        self._ends_at = float("inf")
         # A daemon, as a server that hangs must not keep a program from ending.
         self._thread = threading.Thread(target=self._run, name=f"output-{name}", daemon=True)
         self._thread.start()
@@ -80,7 +79,6 @@ class QueuedOutput:
 
     def close(self, timeout_s: float) -> None:
         if not self._closing.is_set():
-            self._ends_at = time.monotonic() + timeout_s
             self._closing.set()
             self._backlog.close()
         self._thread.join(timeout_s)
@@ -125,7 +123,7 @@ class QueuedOutput:
         if wished_s is not None:
             delay_s = wished_s
         if self._closing.is_set():
-            return not self._over.wait(min(delay_s, max(0.0, self._ends_at - time.monotonic())))
+            return not self._over.wait(delay_s)
         self._closing.wait(delay_s)  # closing is a reason to try at once: there may be no later
         return True
 
