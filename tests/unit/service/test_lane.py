@@ -65,12 +65,12 @@ class Decoding:
     def __init__(self) -> None:
         self.crash_on: Callable[[bytes], bool] = lambda data: False
         self._decode_into = decode_into
-        self._count = 0
+        self.count = 0
         self._came = threading.Condition()
 
     def __call__(self, row: Any, data: bytes, *arguments: Any) -> Decoded:
         with self._came:
-            self._count += 1
+            self.count += 1
             self._came.notify_all()
         if self.crash_on(data):
             raise ZeroDivisionError("a fault of the decoder")
@@ -78,7 +78,7 @@ class Decoding:
 
     def wait_for(self, count: int) -> None:
         with self._came:
-            assert self._came.wait_for(lambda: self._count >= count, WITHIN_S), f"{self._count} of {count} frames"
+            assert self._came.wait_for(lambda: self.count >= count, WITHIN_S), f"{self.count} of {count} frames"
 
 
 class Bench:
@@ -383,14 +383,14 @@ def test_frames_behind_a_stuck_engine_expire_while_it_is_stuck(bench: Callable[.
     place = bench(colour_engine(gate=gate), slots=2)
     stuck = place.send(png((1, 2, 3)))
     gate.wait_for_held(1)
-    planned = place.send(png((4, 5, 6)), budget_ms=400)
-    place.decoding.wait_for(2)
-    waiting = place.send(png((7, 8, 9)), budget_ms=400)
-    answers = place.answers(2)
-    assert {job: answer.verdict for job, answer in answers.items()} == {
-        planned: Verdict.EXPIRED,
-        waiting: Verdict.EXPIRED,
-    }
+    budget_ms, verdicts = 100.0, set[Verdict]()
+    while verdicts != {Verdict.EXPIRED} or place.decoding.count < 2:
+        planned = place.send(png((4, 5, 6)), budget_ms=budget_ms)
+        waiting = place.send(png((7, 8, 9)), budget_ms=budget_ms)
+        answers = place.answers(len(place.jobs) - 1)
+        verdicts = {answers[planned].verdict, answers[waiting].verdict}
+        assert verdicts <= {Verdict.EXPIRED, Verdict.INFEASIBLE}
+        budget_ms *= 4  # once more, if this machine took so long that there was no hope from the beginning
     gate.set()
     assert seen(place.answers()[stuck]) == (1, 2, 3)
 

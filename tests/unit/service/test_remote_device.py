@@ -24,7 +24,7 @@ def test_a_message_without_sense_does_not_take_those_that_came_with_it_along(cap
         theirs.send("ran", "of which nobody has heard", (), [])
         theirs.send("rates", {1: 12.5})
         device.connect(ours)  # one reading finds both
-        await until_in_loop(lambda: device.advised_fps(1) == 12.5, 5.0)
+        await until_in_loop(lambda: device.advised_fps(1) == 12.5)
         device.lose()
         theirs.close()
 
