@@ -54,6 +54,6 @@ def test_it_ends_when_its_parent_dies(tmp_path: Path) -> None:
         server.stdin.flush()
         address = json.loads(server.stdout.readline())["address"]
         with grpc.insecure_channel(address) as channel:
-            grpc.channel_ready_future(channel).result(10)
+            grpc.channel_ready_future(channel).result(40)
         server.stdin.close()
-        assert server.wait(20) == 0
+        assert server.wait(40) == 0
