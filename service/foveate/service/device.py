@@ -40,7 +40,7 @@ class Device:
             return DeviceSession(self, ingest, self._sessions)
 
     def when_lost(self, call: Callable[[str, str], object]) -> None:
-        """Have `call` told, from a lane's thread, of a pipeline whose engine has lost its device, and why."""
+        """Have `call` told, from a lane's thread, of a pipeline that can be run no more in this process, and why."""
         for lane in self.lanes.values():
             lane.when_lost = partial(call, lane.pipeline)
 
