@@ -117,8 +117,10 @@ def serve_parent(read: Callable[[str], tuple[ServiceConfig, NewService]]) -> Non
 
 
 def _stop_with_parent() -> None:
-    sys.stdin.read()
-    os.kill(os.getpid(), signal.SIGTERM)
+    try:
+        sys.stdin.buffer.read()
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 async def _run(config: ServiceConfig, new: NewService) -> None:

@@ -83,6 +83,9 @@ class AtDevice(Protocol):
     def refused(self, refusal: Refused, engine: str) -> None:
         """Learn that it was not run, or in vain; `engine` is the one that did, if any."""
 
+    def failed(self, message: str) -> None:
+        """Be answered, if it is not yet: what was to be learnt of it could not be."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Served:
@@ -188,33 +191,43 @@ class Ingest:
         served = self._served[pipeline]
         pixels = served.slots[slot]
         for row in rows:
-            self._decoders.submit(self._decode, row, pixels[row.row], served.pipeline.model, done)
+            try:
+                self._decoders.submit(self._decode, row, pixels[row.row], served.pipeline.model, done)
+            except RuntimeError as error:  # no thread can be had, or all is over: a lane waits for this row
+                done(row.frame, False)
+                self.refuse([Refused(row.frame, Verdict.FAILED, f"the frame could not be decoded: {error}")])
 
     def settle_refused(self, refused: Sequence[Refused]) -> None:
         """As `refuse`, in the event loop's thread."""
         for refusal in refused:
             if held := self._held.pop(refusal.frame, None):
-                held.refused(refusal, self._engine_name(held, refusal))
+                self._settle(held, partial(held.refused, refusal, self._engine_name(held, refusal)))
 
     def settle_run(self, pipeline: str, ran: Ran, outputs: Sequence[tuple[int, Mapping[str, NDArray[Any]]]]) -> None:
         """As `deliver`, in the event loop's thread: at once as far as that takes no longer than `_TURN_NS`."""
         idle, served = not self._ran, self._served[pipeline].pipeline
         for number, rows in outputs:
             if held := self._held.pop(number, None):
-                self._ran.append(partial(held.ran, served, ran, rows))
+                self._ran.append(partial(self._settle, held, partial(held.ran, served, ran, rows)))
         if idle:
             self._settle_ran()
 
     def _settle_ran(self) -> None:
         until_ns = time.monotonic_ns() + _TURN_NS
+        while self._ran:
+            self._ran.popleft()()
+            if time.monotonic_ns() > until_ns:
+                break
+        if self._ran:
+            self._post(self._settle_ran)
+
+    def _settle(self, held: AtDevice, tell: Callable[[], None]) -> None:
+        """Tell a frame, or a crop, what became of it. A fault is its own alone, and it is answered all the same."""
         try:
-            while self._ran:
-                self._ran.popleft()()
-                if time.monotonic_ns() > until_ns:
-                    return
-        finally:  # a fault is its own frame's alone
-            if self._ran:
-                self._post(self._settle_ran)
+            tell()
+        except Exception as error:  # noqa: BLE001 - those that came along with it wait for their answers too
+            _log.exception("an answer of stream %s failed", held.stream.stream_id)
+            held.failed(f"the service failed: {type(error).__name__}")
 
     def _decode(self, row: Row, pixels: Pixels, model: PreparedModel, done: Prepared) -> None:
         number, held = row.frame, self._held.get(row.frame)

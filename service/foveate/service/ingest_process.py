@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,8 @@ from foveate.service.stream import StreamRecord
 from foveate.service.whole_service import IngestReport, ServiceStatus
 
 __all__ = ["main"]
+
+_log = logging.getLogger(__name__)
 
 
 class _Supervisor:
@@ -89,7 +92,12 @@ class _IngestProcess:
     def _read(self, link: Link) -> None:
         try:
             for message, files in link.receive():
-                self._handle(message, files)
+                try:
+                    self._handle(message, files)
+                except LinkBroken:
+                    raise
+                except Exception:  # noqa: BLE001 - calls may wait for the messages that came along with it
+                    _log.exception("the message %s of the supervisor made no sense", message[0])
         except LinkBroken:
             os._exit(1)  # without the supervisor nobody keeps the books; clients find another server
 
@@ -137,6 +145,9 @@ class _IngestProcess:
         except FoveateError as error:
             self._supervisor.link.send("failed", error)
             return
+        except Exception:  # noqa: BLE001 - the outer edge of the task: the supervisor waits for this process to serve
+            _log.critical("the ingest cannot start", exc_info=True)
+            os._exit(1)
         self._server = server
         self._device_changed()  # others may have come meanwhile
         self._supervisor.link.send("ready", server.address)

@@ -128,8 +128,9 @@ class RemoteDevice:
             for message, files in link.receive():
                 try:
                     self._handle(link, message, files)
-                except Exception:  # noqa: BLE001 - others' frames are in the messages that came along with it
+                except Exception as error:  # noqa: BLE001 - others' frames are in the messages that came along with it
                     _log.exception("the message %s of a device made no sense", message[0])
+                    self._answer_for(link, message, f"the service failed: {type(error).__name__}")
         except LinkBroken:
             if link is self._link:
                 self.lose()
@@ -153,6 +154,16 @@ class RemoteDevice:
                 self._serve(PipelineSet(pipelines, default), dict(zip(names, files, strict=True)))
             case _:
                 raise ValueError(f"a message of a device was expected, not {message[0]!r}")
+
+    def _answer_for(self, link: Link, message: tuple[Any, ...], why: str) -> None:
+        """Fail the frames that a message was about: the device waits for those that it has chosen."""
+        match message:
+            case ("prepare", _, _, rows):
+                for frame, *_ in rows:
+                    _Prepared(link)(frame, False)
+                self._ingest.settle_refused([Refused(frame, Verdict.FAILED, why) for frame, *_ in rows])
+            case ("ran", _, _, rows):
+                self._ingest.settle_refused([Refused(frame, Verdict.FAILED, why) for frame, _ in rows])
 
     def _serve(self, pipelines: PipelineSet, files: Mapping[str, int]) -> None:
         for pipeline in pipelines.ready:
