@@ -39,8 +39,7 @@ class Held:
     """What a device has, and is told of it; `faulty` ones cannot bear it."""
 
     def __init__(self, *, faulty: bool = False) -> None:
-        options = SimpleNamespace(pipeline="p")
-        self.stream = SimpleNamespace(stream_id="camera", options=options, number=1)
+        self.stream = CameraStream(StreamRecord("camera", ""), StreamOptions("p", 10**9), 8)
         self.prepare_ns, self.over = 0, False
         self.told: list[str] = []
         self._faulty = faulty
