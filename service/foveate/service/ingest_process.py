@@ -7,6 +7,8 @@ import logging
 import os
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from foveate.engines.errors import FoveateError
@@ -136,7 +138,7 @@ class _IngestProcess:
         loop = asyncio.get_running_loop()
         for number in range(devices):
             ingest = Ingest(loop.call_soon_threadsafe, self._decoders)
-            self._devices[number] = RemoteDevice(ingest, self._device_changed)
+            self._devices[number] = RemoteDevice(ingest, self._device_changed, partial(self._ask_for_device, number))
             self._stations[number] = Station(self._devices[number], ingest)
         try:
             server = IngestServer(config, address, shared_port=not address.startswith("unix:"))
@@ -167,6 +169,11 @@ class _IngestProcess:
         self._changed.set()
         if self._server and (pipelines := self._pipelines()):
             self._begin(self._server.offer(pipelines))
+
+    def _ask_for_device(self, number: int) -> None:
+        """Have the supervisor connect it again, if it lives."""
+        with suppress(LinkBroken):  # then this process ends, too
+            self._supervisor.link.send("unlinked", number)
 
     async def _show(self, handle: int) -> None:
         if self._server and self._server.gallery:

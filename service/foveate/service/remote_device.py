@@ -30,10 +30,14 @@ _LOST = "the engine process has died and is being started again: send the next f
 class RemoteDevice:
     """`boundary.DevicePort` over a link, which may break and be replaced. Belongs to the event loop's thread."""
 
-    def __init__(self, ingest: Ingest, on_change: Callable[[], None]) -> None:
-        """`on_change` is called when the device has come or gone."""
+    def __init__(
+        self, ingest: Ingest, on_change: Callable[[], None], on_break: Callable[[], object] = lambda: None
+    ) -> None:
+        """`on_change` is called when the device has come or gone, `on_break` when its link has ended: perhaps that
+        alone, where one side did not listen for too long, and another one can be had.
+        """
         self._ingest = ingest
-        self._on_change = on_change
+        self._on_change, self._on_break = on_change, on_break
         self._link: Link | None = None
         self._calls = Calls()
         self._streams: dict[int, tuple[StreamOptions, Grant | None]] = {}
@@ -134,6 +138,7 @@ class RemoteDevice:
         except LinkBroken:
             if link is self._link:
                 self.lose()
+                self._on_break()
 
     def _handle(self, link: Link, message: tuple[Any, ...], files: list[int]) -> None:
         match message:

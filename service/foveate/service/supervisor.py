@@ -255,6 +255,8 @@ class Supervisor:
                 part.ready.set()
             case _, ("answer", number, outcome):
                 part.calls.answer(number, outcome)
+            case _IngestPart(), ("unlinked", number):
+                self._introduce(part, self._engines[number])
             case _IngestPart(), ("claim", number, *wanted):
                 self._begin(self._claim(part, part.link, number, *wanted))
             case _IngestPart(), ("release", record, resumable):

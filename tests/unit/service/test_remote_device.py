@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -13,6 +14,31 @@ from foveate.service.link import Link
 from foveate.service.remote_device import RemoteDevice
 from support.frames import stream_options
 from support.waiting import until_in_loop
+
+
+def test_a_link_that_ends_by_itself_is_told_of_and_another_one_is_taken() -> None:
+    async def go() -> None:
+        loop, broken = asyncio.get_running_loop(), list[str]()
+        ingest = Ingest(loop.call_soon_threadsafe, ThreadPoolExecutor(1))
+        device = RemoteDevice(ingest, lambda: None, lambda: broken.append("told"))
+
+        def told(rate: float) -> Callable[[], bool]:
+            return lambda: device.advised_fps(1) == rate
+
+        for rate in (7.5, 12.5):
+            ours, theirs = (Link(end) for end in Link.pair())
+            device.connect(ours)
+            device.enter(1, stream_options(), Grant.BEST_EFFORT)
+            theirs.send("rates", {1: rate})
+            await until_in_loop(told(rate), 5.0)
+            if not broken:
+                theirs.hang_up()
+                await until_in_loop(lambda: bool(broken), 5.0)
+            theirs.close()
+        device.lose()
+        assert broken == ["told"], "not of one that is let go of"
+
+    asyncio.run(go())
 
 
 def test_a_message_without_sense_does_not_take_those_that_came_with_it_along(caplog: pytest.LogCaptureFixture) -> None:

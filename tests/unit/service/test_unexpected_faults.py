@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any, NoReturn, cast
@@ -193,7 +193,7 @@ class Answers:
     def __init__(self) -> None:
         self.sent: list[Any] = []
 
-    def send(self, *message: Any) -> None:
+    def send(self, *message: Any, files: Sequence[int] = ()) -> None:
         self.sent.append(message)
 
 
@@ -227,6 +227,22 @@ def test_a_supervisor_takes_the_messages_behind_one_that_makes_no_sense(monkeypa
         messages[:] = [(("ready", "or not"), [])]
         made._read(engine, child)
         assert killed == [(12345, signal.SIGKILL)], "nothing else would tell that it never will be"
+
+    asyncio.run(go())
+
+
+def test_an_ingest_that_has_lost_its_link_to_an_engine_alone_gets_another() -> None:
+    async def go() -> None:
+        made = Supervisor(load_config(devices=("cpu",)), 1)
+        (ingest,), (engine,) = made._ingests, made._engines
+        engine.pipelines = PipelineSet({}, "p")
+        asked, served = Answers(), Answers()
+        ingest.child, engine.child = (cast(Any, SimpleNamespace(link=link)) for link in (asked, served))
+        made._handle(ingest, ("unlinked", 0), [])
+        assert (asked.sent, served.sent) == ([("device", 0)], [("ingest",)])
+        engine.pipelines = None
+        made._handle(ingest, ("unlinked", 0), [])
+        assert len(asked.sent) == 1, "it has died, and is introduced when it is back"
 
     asyncio.run(go())
 
