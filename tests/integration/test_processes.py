@@ -264,8 +264,7 @@ def test_an_engine_that_comes_back_wrong_does_not_serve(
         assert "started again" in result.message
         monkeypatch.delenv("FAKE_WRONG")
         service.settled(lambda status: len(status.engines) == 1)
-        stream.frame(2, grey_jpeg(25))
-        assert grey_of(stream.result()) == 25
+        answered_in_the_end(stream, 2)
 
 
 def test_it_says_why_it_cannot_start(tmp_path: Path) -> None:

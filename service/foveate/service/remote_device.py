@@ -45,6 +45,9 @@ class RemoteDevice:
         self._replies: list[tuple[int, int]] = []
         self._specs: dict[str, Sequence[TensorSpec]] = {}
         self._serving = False
+        self._introduced = asyncio.Event()
+        """Cleared while a device that has come has not said yet what it serves."""
+        self._introduced.set()
         self.pipelines: PipelineSet | None = None
         """What it serves, or served until it was lost."""
 
@@ -52,6 +55,7 @@ class RemoteDevice:
         """Go on over this link: its first message says what is served. Streams of before are entered again."""
         self.lose()
         self._link = link
+        self._introduced.clear()
         asyncio.get_running_loop().add_reader(link.fileno(), self._read, link)
 
     def lose(self) -> None:
@@ -60,6 +64,7 @@ class RemoteDevice:
         if link is None:
             return
         was_serving, self._serving = self._serving, False
+        self._introduced.set()
         asyncio.get_running_loop().remove_reader(link.fileno())
         link.close()
         self._calls.fail(EngineUnavailable(_LOST))
@@ -110,6 +115,7 @@ class RemoteDevice:
         return replies
 
     async def _call(self, kind: str, *arguments: Any) -> Any:
+        await self._introduced.wait()
         if not self._serving or self._link is None:
             raise EngineUnavailable(_LOST)
         try:
@@ -177,6 +183,7 @@ class RemoteDevice:
             self._specs[pipeline.name] = pipeline.engine.outputs
             memory.close()
         self.pipelines, self._serving = pipelines, True
+        self._introduced.set()
         for stream, (options, grant) in self._streams.items():
             if pipelines.serves(options.pipeline):
                 self._send("enter", stream, options, grant)

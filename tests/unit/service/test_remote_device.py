@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from foveate.engines.errors import EngineUnavailable
+from foveate.service.boundary import Admission
 from foveate.service.frame import Grant
 from foveate.service.ingest import Ingest
 from foveate.service.link import Link
@@ -37,6 +39,34 @@ def test_a_link_that_ends_by_itself_is_told_of_and_another_one_is_taken() -> Non
             theirs.close()
         device.lose()
         assert broken == ["told"], "not of one that is let go of"
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_a_stream_for_a_device_that_has_just_come_waits_for_what_that_serves(comes: bool) -> None:
+    """The supervisor knows of a device before the ingest does, and sends streams there."""
+
+    async def go() -> None:
+        loop = asyncio.get_running_loop()
+        ours, theirs = (Link(end) for end in Link.pair())
+        device = RemoteDevice(Ingest(loop.call_soon_threadsafe, ThreadPoolExecutor(1)), lambda: None)
+        device.connect(ours)
+        admitting = asyncio.create_task(device.admit(1, stream_options()))
+        await asyncio.sleep(0)
+        assert not admitting.done()
+        if comes:
+            theirs.send("serving", {}, "p", [])
+            (((kind, number, *_), _),) = await asyncio.to_thread(theirs.receive)
+            assert kind == "admit"
+            theirs.send("answer", number, Admission(Grant.GUARANTEED, 1, 12.5))
+            assert (await admitting).grant is Grant.GUARANTEED
+            device.lose()
+        else:
+            theirs.hang_up()
+            with pytest.raises(EngineUnavailable):
+                await admitting
+        theirs.close()
 
     asyncio.run(go())
 
