@@ -22,7 +22,6 @@ from foveate.models.package import import_file, load_package
 from foveate.models.store import ModelStore
 from foveate.tools.watch import CameraStatus, Display, State, WatchSession, cameras_from_urls
 from foveate.tools.watch.settings import CameraSettings
-from support.ports import free_port
 from support.rtsp_cameras import garbled, rtsp_camera
 from support.service import running_service
 from support.shared_models import centerface
@@ -227,15 +226,17 @@ def test_one_command_leads_from_a_url_to_the_live_page(tmp_path: Path) -> None:
     import_file(load_package("centerface"), ModelStore(tmp_path / "models"), centerface())
     settings, state = tmp_path / "service.toml", tmp_path / "state.json"
     settings.write_text(f'model_store = "{tmp_path}/models"\nengine_store = "{tmp_path}/engines"\nfetch = false\n')
-    http = f"127.0.0.1:{free_port()}"
     with rtsp_camera(codec="h264", size="320x240", fps=5) as camera:
         arguments = [sys.executable, "-m", "foveate.tools.cli", "watch", camera.url, "--pipeline", "faces"]
-        arguments += ["--budget-ms", str(_BUDGET_MS), "--http", http]
+        arguments += ["--budget-ms", str(_BUDGET_MS), "--http", "127.0.0.1:0"]
         arguments += ["--config", str(settings), "--state", str(state)]
         with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as process:
             try:
+                assert process.stderr is not None
+                lead = "live pictures at "
+                said = next(line for line in process.stderr if lead in line)
                 until(lambda: state.exists() and one_camera(state)["on_time"] >= 3, "pictures are answered", 45)
-                with urlopen(f"http://{http}/", timeout=10) as page:
+                with urlopen(said.partition(lead)[2].strip(), timeout=10) as page:
                     assert page.status == 200
                     assert b"<html" in page.read().lower()
                 process.send_signal(signal.SIGINT)
@@ -243,7 +244,6 @@ def test_one_command_leads_from_a_url_to_the_live_page(tmp_path: Path) -> None:
             finally:
                 process.kill()
     assert process.returncode == 0, said
-    assert f"live pictures at http://{http}/" in said
     assert one_camera(state)["state"] == "ended"
 
 

@@ -178,7 +178,31 @@ def test_a_process_that_has_lost_its_device_is_started_again(
         answered_in_the_end(stream, 3)
         status = service.settled(lambda status: status.ledger.in_flight == 0)
         assert balanced(status.ledger)
-        assert "lost its device" in capfd.readouterr().err
+        assert "grey can be run no more, the process ends to be started anew" in capfd.readouterr().err
+
+
+def test_a_process_whose_scheduler_fails_answers_what_waits_and_is_started_again(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FAKE_PLANS", "1")
+    with service_of_processes(ingests=1) as service, RawStream(service.stub) as stream:
+        before = service.pid("engine cpu")
+        stream.open(budget_ms=20_000, delivery=pb.DELIVERY_QUEUE, queue_depth=8)
+        stream.frame(1, grey_jpeg(15))
+        assert grey_of(stream.result()) == 15
+        monkeypatch.delenv("FAKE_PLANS")
+        for sequence in range(2, 6):
+            stream.frame(sequence, grey_jpeg(15))
+        results = stream.results(4)
+        assert verdicts(results) == ["FAILED"] * 4
+        assert "the lane failed: ZeroDivisionError" in results[0].message
+        until(lambda: service.supervisor.processes.get("engine cpu", before) != before)
+        service.settled(lambda status: len(status.engines) == 1)
+        answered_in_the_end(stream, 6)
+        assert balanced(service.settled(lambda status: status.ledger.in_flight == 0).ledger)
+    said = capfd.readouterr().err
+    assert said.count("ZeroDivisionError: a fault of the scheduler") == 1
+    assert "grey can be run no more, the process ends to be started anew: the lane failed" in said
 
 
 def test_a_run_that_does_not_come_back_is_ended_with_its_process(
@@ -244,8 +268,7 @@ def test_an_engine_that_comes_back_wrong_does_not_serve(
         assert "started again" in result.message
         monkeypatch.delenv("FAKE_WRONG")
         service.settled(lambda status: len(status.engines) == 1)
-        stream.frame(2, grey_jpeg(25))
-        assert grey_of(stream.result()) == 25
+        answered_in_the_end(stream, 2)
 
 
 def test_it_says_why_it_cannot_start(tmp_path: Path) -> None:

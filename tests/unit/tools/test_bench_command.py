@@ -3,10 +3,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NoReturn
 
 import pytest
 from typer.testing import CliRunner
@@ -168,3 +170,27 @@ def test_wrong_wishes_are_named(options: list[str], reason: str) -> None:
 def test_the_server_never_takes_every_core() -> None:
     with pytest.raises(ConfigError, match="pin 0"):
         split_cores(10_000)
+
+
+def test_a_server_that_runs_elsewhere_leaves_the_load_the_only_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {5})
+    assert split_cores(1, server_is_elsewhere=True) == Cores(None, (5,))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {2, 4, 5})
+    assert split_cores(1, server_is_elsewhere=True) == Cores((2,), (4, 5)), "it may be the one on the first"
+    with pytest.raises(ConfigError, match="1 to 2 of them, not -1"):
+        split_cores(-1, server_is_elsewhere=True)
+
+
+def test_the_load_beside_a_server_that_runs_already_may_have_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[Cores]()
+
+    def stop(wish: TargetWish, cores: Cores) -> NoReturn:
+        asked.append(cores)
+        raise ConfigError("so far")
+
+    monkeypatch.setattr("foveate.tools.bench.target.opened_target", stop)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3})
+    ended = CliRunner().invoke(app, ["bench", "single", "--server", "127.0.0.1:1"])
+    assert "so far" in ended.output
+    assert asked == [Cores(None, (3,))]
+    assert "the server can have" in CliRunner().invoke(app, ["bench", "single"]).output

@@ -23,6 +23,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from foveate.proto import vision_pb2
+from foveate.service.config import ServiceConfig
+from foveate.service.embedded import ChildServer
 from foveate.tools.cli import app
 from foveate.tools.outputs import open_outputs, spec_from_text
 from foveate.tools.watch import CameraStatus, Display, State, WatchSession, cameras_from_urls
@@ -181,6 +183,21 @@ def test_a_camera_that_fails_ends_the_command_with_1(tmp_path: Path, folder: Pat
     assert done.exit_code == 1
     assert "error: camera rubbish: cannot open" in done.stderr
     assert "hall: ended" in done.stderr
+
+
+def test_the_live_page_is_said_to_be_where_the_server_has_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Port 0 is any free one, which the server alone knows."""
+    with serving(sees_faces) as server:
+
+        @contextmanager
+        def child(names: list[str], settings: ServiceConfig) -> Iterator[ChildServer]:
+            assert settings.http == "127.0.0.1:0"
+            yield ChildServer(server.target, 0, "http://127.0.0.1:4711/")
+
+        monkeypatch.setattr("foveate.service.embedded.embedded_child", child)
+        done = CliRunner().invoke(app, ["watch", str(folder), "--fps", "50", "--http", "127.0.0.1:0"])
+    assert done.exit_code == 0, done.stderr
+    assert "live pictures at http://127.0.0.1:4711/" in done.stderr
 
 
 def test_a_server_that_is_slow_gets_the_newest_pictures(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
