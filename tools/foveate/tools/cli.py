@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.metadata import version
 from typing import Annotated
@@ -14,6 +15,7 @@ from foveate.tools.demo_command import demo
 from foveate.tools.engines_command import app as engines_app
 from foveate.tools.models_command import app as models_app
 from foveate.tools.monitoring_command import monitoring
+from foveate.tools.native_thread import any_native_thread
 from foveate.tools.profile_command import profile
 from foveate.tools.serve_command import serve
 from foveate.tools.simulate_command import simulate
@@ -64,10 +66,18 @@ app.add_typer(engines_app, name="engines")
 
 def main() -> None:
     """Run the command line; Ctrl-C ends it without a traceback."""
+    code: str | int | None = None
     try:
         app()
     except KeyboardInterrupt:
-        sys.exit(130)
+        code = 130
+    except SystemExit as ending:
+        code = ending.code
+    if any_native_thread():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else int(code is not None))
+    sys.exit(code)
 
 
 if __name__ == "__main__":

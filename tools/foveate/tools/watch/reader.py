@@ -12,6 +12,7 @@ import time
 import traceback
 
 from foveate.client import Reconnect
+from foveate.tools.native_thread import NativeThread
 from foveate.tools.watch.address import Redaction
 from foveate.tools.watch.gates import MotionGate, RateGate
 from foveate.tools.watch.handover import Handover
@@ -58,8 +59,7 @@ class CameraReader:
         """What the server advises; 0 while it has not. The loop writes it."""
         self.declared_fps: float | None = None
         """What the camera said of itself when it was connected last."""
-        # A daemon, because FFmpeg may never come back from a driver or resolver, and the program has to end.
-        self._thread = threading.Thread(target=self._run, name=f"camera {settings.name}", daemon=True)
+        self._thread = NativeThread(self._run, f"camera {settings.name}")
 
     def start(self) -> None:
         """Begin."""
