@@ -14,6 +14,7 @@ from foveate.models.geometry import Rect
 from foveate.models.package import PreparedModel
 from foveate.service.crops import Size, enough_pixels
 from foveate.service.decode import crop_into, whole_picture
+from foveate.service.device_codec import DevicePicture
 from foveate.service.frame import SharedMemoryRef
 from foveate.service.job import DecodeCost, Job
 from foveate.service.shared_memory import shared_pixels
@@ -67,6 +68,8 @@ class FrameCrops:
 
     def _picture(self) -> Pixels:
         job, (data, picture), began_ns = self._job, self._source, time.monotonic_ns()
+        if isinstance(picture, DevicePicture):  # of which less comes down then
+            return picture.reduced(enough_pixels(self._seen, self._crops))
         if picture is not None:
             return picture.rgb()
         if isinstance(data, SharedMemoryRef):

@@ -8,9 +8,11 @@ Source: ITU-T H.264, 7.3 and annex B; ITU-T H.265, 7.3 and annex B.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from foveate.engines.errors import BadFrame, LimitExceeded
+from foveate.engines.video_decoding import VideoColours, VideoFormat
 from foveate.service.frame import PixelFormat
 
 __all__ = ["AccessUnit", "H264Units", "H265Units", "UnitReader", "nal_units", "unit_reader"]
@@ -31,6 +33,8 @@ _RECOVERY_POINT = 6
 _H265_SEQUENCE_SET, _H265_SUFFIX_SEI = 33, 40
 _PICTURE_HASH = 132
 _MOST_EXP_GOLOMB = 32
+_MOST_REFERENCE_SETS, _MOST_REFERENCES, _MOST_LONG_TERM = 64, 16, 32
+_EXTENDED_ASPECT = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,8 @@ class AccessUnit:
     """Whether decoding can begin with it."""
     follows: bool = True
     """Whether it goes on where the unit before it ended, as far as the stream's own numbers tell."""
+    recovery: int = 0
+    """Units from this one on, where decoding begins with it, of which the pictures are not whole yet."""
 
 
 class UnitReader:
@@ -48,6 +54,8 @@ class UnitReader:
 
     def __init__(self, max_pixels: int) -> None:
         self._max_pixels = max_pixels
+        self.declared: VideoFormat | None = None
+        """What the newest parameter set says."""
 
     def read(self, data: bytes) -> AccessUnit:
         """Look at the next unit.
@@ -97,7 +105,7 @@ class H264Units(UnitReader):
         """Of the last picture that others may build on."""
 
     def _read(self, data: bytes) -> AccessUnit:
-        key, slices, pictures, first = False, 0, 0, b""
+        key, slices, pictures, first, recovery = False, 0, 0, b"", 0
         for nal in nal_units(data):
             kind = nal[0] & 0x1F
             if kind == _SEQUENCE_SET:
@@ -106,7 +114,9 @@ class H264Units(UnitReader):
                 bits = _Bits(nal[1 : 1 + _SLICE_HEAD])
                 self._sequence_of[bits.exp_golomb()] = bits.exp_golomb()
             elif kind == _SEI:  # the decoder gives no picture before the recovery is complete
-                key = key or _RECOVERY_POINT in _message_types(nal[1:_SEQUENCE_HEAD])
+                messages = dict(_messages(nal[1:_SEQUENCE_HEAD]))
+                if _RECOVERY_POINT in messages:
+                    key, recovery = True, _Bits(messages[_RECOVERY_POINT]).exp_golomb()
             elif kind in (1, 2, _IDR):
                 key, slices = key or kind == _IDR, slices + 1
                 if nal[1] & 0x80:  # its first macroblock is the picture's first
@@ -115,17 +125,17 @@ class H264Units(UnitReader):
         sequence = self._sequence(first)
         if pictures > 1 + bool(sequence and sequence.fields):
             raise BadFrame(f"{pictures} pictures in one access unit: send each as a frame of its own")
-        return AccessUnit(key, self._follows(first, sequence))
+        return AccessUnit(key, self._follows(first, sequence), 0 if _starts_anew(first) else recovery)
 
     def _learn_sequence(self, nal: bytes) -> None:
         bits = _Bits(nal[1:_SEQUENCE_HEAD])
         profile = bits.read(8)
         bits.skip(16)
-        number, chroma, separate = bits.exp_golomb(), 1, False
+        number, chroma, separate, depth = bits.exp_golomb(), 1, False, 0
         if profile in _H264_WITH_CHROMA:
             chroma = bits.exp_golomb()
             separate = chroma == 3 and bool(bits.read(1))
-            bits.skip_exp_golomb(2)
+            depth = bits.exp_golomb() + bits.exp_golomb()
             bits.skip(1)
             if bits.read(1):
                 _skip_scaling_lists(bits, 12 if chroma == 3 else 8)
@@ -134,7 +144,10 @@ class H264Units(UnitReader):
         kept = bits.exp_golomb()
         gaps_allowed = bool(bits.read(1))
         width, rows, whole_frames = bits.exp_golomb() + 1, bits.exp_golomb() + 1, bits.read(1)
-        self._check_size(16 * width, 16 * rows * (2 - whole_frames), kept + 1)
+        height = 16 * rows * (2 - whole_frames)
+        self._check_size(16 * width, height, kept + 1)
+        plain = chroma == 1 and not depth
+        self.declared = VideoFormat("h264", 16 * width, height, kept + 1, plain, _h264_colours(bits, whole_frames))
         self._sequences[number] = _H264Sequence(frame_num_bits, separate, gaps_allowed, not whole_frames)
 
     def _sequence(self, slice_head: bytes) -> _H264Sequence | None:
@@ -152,13 +165,16 @@ class H264Units(UnitReader):
         bits.skip_exp_golomb(3)
         bits.skip(2 * sequence.separate_planes)
         number, last = bits.read(sequence.frame_num_bits), self._last_frame_num
-        starts_anew = slice_head[0] & 0x1F == _IDR
         if slice_head[0] & 0x60:
             self._last_frame_num = number
-        if last is None or starts_anew or sequence.gaps_allowed:
+        if last is None or _starts_anew(slice_head) or sequence.gaps_allowed:
             return True
         # 1: a picture may have had the decoder forget all others, and count anew.
         return number in (last, (last + 1) % (1 << sequence.frame_num_bits), 1)
+
+
+def _starts_anew(slice_head: bytes) -> bool:
+    return bool(slice_head) and slice_head[0] & 0x1F == _IDR
 
 
 _H264_WITH_CHROMA = frozenset({100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135})
@@ -183,7 +199,7 @@ class H265Units(UnitReader):
                 self._learn_sequence(nal)
                 begins = True
             elif kind == _H265_SUFFIX_SEI:
-                hashed = hashed or _PICTURE_HASH in _message_types(nal[2:_SEQUENCE_HEAD])
+                hashed = hashed or _PICTURE_HASH in dict(_messages(nal[2:_SEQUENCE_HEAD]))
             elif kind < 32:
                 key, slices = key or 16 <= kind <= 21, slices + 1
                 pictures += nal[2] >> 7
@@ -205,17 +221,19 @@ class H265Units(UnitReader):
         for profile, level in present:
             bits.skip(88 * profile + 8 * level)
         bits.skip_exp_golomb(1)
-        if bits.exp_golomb() == 3:
+        if (chroma := bits.exp_golomb()) == 3:
             bits.skip(1)
         width, height = bits.exp_golomb(), bits.exp_golomb()
         if bits.read(1):
             bits.skip_exp_golomb(4)
-        bits.skip_exp_golomb(3)
+        depth, order_bits = bits.exp_golomb() + bits.exp_golomb(), bits.exp_golomb() + 4
         kept = 1
         for _ in range(sub_layers + 1 if bits.read(1) else 1):
             kept = max(kept, bits.exp_golomb() + 1)
             bits.skip_exp_golomb(2)
         self._check_size(width, height, kept)
+        plain = chroma == 1 and not depth
+        self.declared = VideoFormat("h265", width, height, kept, plain, _h265_colours(bits, order_bits))
 
 
 def unit_reader(kind: PixelFormat, max_pixels: int) -> UnitReader:
@@ -306,8 +324,89 @@ def _skip_picture_order(bits: _Bits) -> None:
         bits.skip_exp_golomb(bits.exp_golomb())
 
 
-def _message_types(payload: bytes) -> Iterator[int]:
-    """The types of the messages in an SEI NAL unit. Source: ITU-T H.264, 7.3.2.3.1."""
+def _h264_colours(bits: _Bits, whole_frames: int) -> VideoColours:
+    """Of the rest of a sequence parameter set; where it makes no sense, the decoder will say so."""
+    with suppress(IndexError):
+        bits.skip(0 if whole_frames else 1)
+        bits.skip(1)
+        if bits.read(1):  # cropped
+            bits.skip_exp_golomb(4)
+        if bits.read(1):
+            return _usability_colours(bits)
+    return VideoColours()
+
+
+def _h265_colours(bits: _Bits, order_bits: int) -> VideoColours:
+    """The same for H.265, from the sizes of blocks on (7.3.2.2.1)."""
+    with suppress(IndexError):
+        bits.skip_exp_golomb(6)
+        if bits.read(1) and bits.read(1):
+            _skip_h265_scaling_lists(bits)
+        bits.skip(2)
+        if bits.read(1):  # samples as they are
+            bits.skip(8)
+            bits.skip_exp_golomb(2)
+            bits.skip(1)
+        _skip_reference_sets(bits)
+        if bits.read(1):  # pictures that are kept for long
+            bits.skip(_counted(bits, _MOST_LONG_TERM) * (order_bits + 1))
+        bits.skip(2)
+        if bits.read(1):
+            return _usability_colours(bits)
+    return VideoColours()
+
+
+def _usability_colours(bits: _Bits) -> VideoColours:
+    """Source: ITU-T H.264, E.1.1; ITU-T H.265, E.2.1, which begins the same."""
+    if bits.read(1) and bits.read(8) == _EXTENDED_ASPECT:
+        bits.skip(32)
+    if bits.read(1):
+        bits.skip(1)
+    if not bits.read(1):
+        return VideoColours()
+    bits.skip(3)
+    full_range, described = bool(bits.read(1)), bits.read(1)
+    bits.skip(16 * described)
+    return VideoColours(bits.read(8), full_range) if described else VideoColours(full_range=full_range)
+
+
+def _skip_h265_scaling_lists(bits: _Bits) -> None:
+    """Source: ITU-T H.265, 7.3.4."""
+    for size in range(4):
+        for _ in range(2 if size == 3 else 6):
+            if not bits.read(1):
+                bits.skip_exp_golomb(1)
+            else:
+                bits.skip_exp_golomb((size > 1) + min(64, 16 << 2 * size))
+
+
+def _skip_reference_sets(bits: _Bits) -> None:
+    """Source: ITU-T H.265, 7.3.7; a set may be told by what it differs in from the one before (7.4.8)."""
+    before: list[int] = []
+    for index in range(_counted(bits, _MOST_REFERENCE_SETS)):
+        if index and bits.read(1):
+            sign, step = bits.read(1), bits.exp_golomb() + 1
+            moved = [each + (-step if sign else step) for each in (*before, 0) if bits.read(1) or bits.read(1)]
+        else:
+            moved, counts = [], (_counted(bits, _MOST_REFERENCES), _counted(bits, _MOST_REFERENCES))
+            for direction, count in zip((-1, 1), counts, strict=True):
+                at = 0
+                for _ in range(count):
+                    at += direction * (bits.exp_golomb() + 1)
+                    moved.append(at)
+                    bits.skip(1)
+        before = [*sorted((each for each in moved if each < 0), reverse=True), *sorted(e for e in moved if e > 0)]
+
+
+def _counted(bits: _Bits, most: int) -> int:
+    count = bits.exp_golomb()
+    if count > most:
+        raise IndexError("no stream of the standard's has as many")
+    return count
+
+
+def _messages(payload: bytes) -> Iterator[tuple[int, bytes]]:
+    """The messages in an SEI NAL unit, by their types. Source: ITU-T H.264, 7.3.2.3.1."""
     at = 0
     while at + 1 < len(payload):
         fields = []
@@ -317,5 +416,5 @@ def _message_types(payload: bytes) -> Iterator[int]:
                 value, at = value + 0xFF, at + 1
             fields.append(value + payload[at])
             at += 1
-        yield fields[0]
+        yield fields[0], payload[at : at + fields[1]]
         at += fields[1]
