@@ -41,9 +41,7 @@ def serve(video: CpuVideoDecoders) -> Iterator[Serve]:
             video_decode: str = "gpu", gate: Gate | None = None, kind: type[FakeEngine] = DecodingEngine
         ) -> tuple[RunningService, FakeEngine]:
             engine = fake_engine(kind=kind, gate=gate)
-            service = services.enter_context(
-                running_service(engine, slots=2, video=video, video_decode=video_decode)
-            )
+            service = services.enter_context(running_service(engine, slots=2, video=video, video_decode=video_decode))
             if isinstance(engine, DecodingEngine):
                 engine.placed.clear()  # of trying how fast it is
             return service, engine

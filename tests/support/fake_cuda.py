@@ -416,11 +416,15 @@ class FakeCuda(CudaLayer):
         self._call("launch")
         what = f"kernel {function} {grid} {block} {bytes(parameters).hex()}"
         reads, writes = _touched(parameters)
-        placing = isinstance(parameters, PlacementParameters)
-        act = partial(self._place, function, parameters) if placing else lambda: None
+        act = self._launched(function, parameters)
         self.give(stream, what, act, reads=reads, writes=writes, cost_ns=_CALL_NS)
 
     # Beneath it.
+
+    def _launched(self, kernel: str, parameters: ctypes.Structure) -> Callable[[], None]:
+        if isinstance(parameters, PlacementParameters):
+            return partial(self._place, kernel, parameters)
+        return lambda: None
 
     def _place(self, kernel: str, told: PlacementParameters) -> None:
         """What the kernels of pictures.cu do, by their reference."""

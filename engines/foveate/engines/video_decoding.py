@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from foveate.engines.contract import HeldPicture
 
-__all__ = ["REORDERED", "UNDECLARED_COLOURS", "StreamDecoder", "VideoColours", "VideoDecoders", "VideoFormat"]
+__all__ = ["DEFAULT_COLOURS", "REORDERED", "StreamDecoder", "VideoColours", "VideoDecoders", "VideoFormat"]
 
 REORDERED = (
     "the video reorders pictures (B-frames), so that a picture comes out only after later ones have come in: encode it "
@@ -55,7 +55,7 @@ class VideoColours(NamedTuple):
         return luma, red_v, -blue_u * blue / green, -red_v * red / green, blue_u
 
 
-UNDECLARED_COLOURS = VideoColours()
+DEFAULT_COLOURS = VideoColours()
 """Of a stream that says nothing about them."""
 
 
@@ -71,7 +71,7 @@ class VideoFormat(NamedTuple):
     """Pictures that a decoder has to keep at a time."""
     plain: bool = True
     """Whether samples have 8 bits, and chroma half the width and height of luma."""
-    colours: VideoColours = UNDECLARED_COLOURS
+    colours: VideoColours = DEFAULT_COLOURS
 
 
 class StreamDecoder(Protocol):

@@ -58,6 +58,12 @@ class Device:
         for lane in self.lanes.values():
             lane.when_lost = partial(call, lane.pipeline)
 
+        def lost(reason: str) -> None:
+            for pipeline in self.lanes:
+                call(pipeline, reason)
+
+        self.video.when_lost = lost
+
     @property
     def overdue_ns(self) -> int:
         """For how long some run has been expected to end."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foveate.engines.contract import HeldPicture
-from foveate.engines.errors import BadFrame, EngineUnavailable
+from foveate.engines.errors import BadFrame, DeviceLost, EngineUnavailable
 from foveate.engines.video_decoding import StreamDecoder, VideoDecoders, VideoFormat
 from foveate.service.boundary import PictureTicket, VideoUnit
 from foveate.service.frame import PixelFormat
@@ -33,6 +33,9 @@ class DeviceVideo:
         self._decoders = decoders
         self._why_not = why_not
         self._threads = ThreadPoolExecutor(_THREADS, "device video")
+        self._told_lost = False
+        self.when_lost: Callable[[str], object] | None = None
+        """Told once why its device can do nothing more in this process: where no picture comes, no run finds out."""
 
     @classmethod
     def none(cls, why_not: str) -> DeviceVideo:
@@ -53,6 +56,17 @@ class DeviceVideo:
     def refusals(self) -> dict[PixelFormat, str]:
         """The same for each format."""
         return {kind: self.refusal(kind) for kind in _CODECS}
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Work of the device that may show it to be lost."""
+        try:
+            yield
+        except DeviceLost as error:
+            told, self._told_lost = self._told_lost, True
+            if self.when_lost and not told:
+                self.when_lost(str(error))
+            raise
 
     def later(self, work: Callable[[], object]) -> None:
         """Have something done that waits for the device."""
@@ -89,7 +103,8 @@ class VideoSession:
                 raise EngineUnavailable("the ingest has gone")
             self._busy.add(stream)
         try:
-            picture = self._decoder(stream, unit).decode(unit.data, anew=unit.anew)
+            with self._video.watched():
+                picture = self._decoder(stream, unit).decode(unit.data, anew=unit.anew)
         finally:
             with self._lock:
                 self._busy.discard(stream)
@@ -104,7 +119,8 @@ class VideoSession:
         held = self.pictures.get(picture)
         if held is None:
             raise EngineUnavailable("the device does not hold the picture any more")
-        return self._video.decoders.pixels(held, size)
+        with self._video.watched():
+            return self._video.decoders.pixels(held, size)
 
     def drop(self, pictures: Iterable[int]) -> None:
         """Nobody needs them any more."""

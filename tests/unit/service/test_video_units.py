@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foveate.engines.errors import BadFrame, LimitExceeded
+from foveate.engines.video_decoding import VideoColours
 from foveate.service.frame import PixelFormat
 from foveate.service.video_units import AccessUnit, nal_units, unit_reader
 from support.video_streams import access_units, moving_pictures
@@ -122,3 +123,43 @@ def test_what_would_keep_a_decoder_busy_for_long_is_refused() -> None:
         read_all([b"\0\0\1\x41\xc0" + slices[5:]], H264)
     with pytest.raises(BadFrame, match="4096 NAL units"):
         read_all([b"\0\0\1\x09" * 5000], H264)
+
+
+@pytest.mark.parametrize("colours", [(1, 1), (1, 2), (9, 1), None])
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (H264, {}),
+        (H264, {"cqm": "jvt", "ref": 3, "sar": "7/5"}),
+        (H265, {}),
+        (H265, {"ref": 5, "sar": 3, "overscan": "show"}),
+        (H265, {"scaling-list": "default", "amp": 1, "rect": 1, "sao": 1}),
+    ],
+)
+def test_a_stream_says_what_its_colours_are(
+    kind: PixelFormat, settings: dict[str, Any], colours: tuple[int, int] | None
+) -> None:
+    reader = unit_reader(kind, PLENTY)
+    reader.read(access_units(PICTURES[:1], kind, colours=colours, **settings)[0])
+    assert reader.declared is not None
+    assert reader.declared.plain
+    assert (reader.declared.width, reader.declared.height) >= (322, 242)
+    assert reader.declared.colours == (VideoColours(colours[0], colours[1] == 2) if colours else VideoColours())
+
+
+@pytest.mark.parametrize("kind", [H264, H265])
+@pytest.mark.parametrize("pixel_format", ["yuv444p", "yuv422p", "yuv420p10le"])
+def test_it_says_whether_its_samples_are_of_the_plain_kind(kind: PixelFormat, pixel_format: str) -> None:
+    reader = unit_reader(kind, PLENTY)
+    reader.read(access_units(PICTURES[:1], kind, pixel_format=pixel_format)[0])
+    assert reader.declared is not None
+    assert not reader.declared.plain
+
+
+def test_a_recovery_point_says_how_many_pictures_are_not_whole() -> None:
+    refreshed: dict[str, Any] = {"intra-refresh": 1}
+    units = read_all(access_units(PICTURES, H264, key_every=8, **refreshed), H264)
+    assert units[0].recovery == 0, "it begins with a whole picture"
+    later = [unit.recovery for unit in units[1:] if unit.key]
+    assert later
+    assert all(recovery > 0 for recovery in later)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from foveate.engines.cuda.compile import KernelCache
 from foveate.engines.cuda.device import Device, Stream
 from foveate.engines.errors import BadFrame
-from foveate.engines.video_decoding import UNDECLARED_COLOURS, VideoColours
+from foveate.engines.video_decoding import DEFAULT_COLOURS, VideoColours
 
 __all__ = ["DevicePicture", "PictureKernels", "PictureLayout", "PlacementParameters", "Rectangle", "picture_source"]
 
@@ -52,7 +52,7 @@ class DevicePicture:
     pitch: int
     chroma_address: int = 0
     """NV12: of U and V in turn, half as many lines."""
-    colours: VideoColours = UNDECLARED_COLOURS
+    colours: VideoColours = DEFAULT_COLOURS
     """NV12: what its samples mean."""
 
 

@@ -243,6 +243,7 @@ class _GpuStream:
         try:
             frames: Sequence[Any] = self._decoder.Decode(packet)
         except _errors(self._codec) as error:
+            self._stream.synchronize()  # raises, if it is the device that has failed
             if not self._works:  # the hardware's session begins with the first unit
                 raise Overloaded(f"the GPU did not begin to decode the video: {error}") from error
             raise BadFrame(f"the access unit of {len(data)} bytes cannot be decoded by the GPU: {error}") from error
