@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 
+from foveate.engines.cuda.video_decoder import GpuVideoDecoders
 from foveate.engines.errors import BadFrame, DeviceError
 from foveate.engines.fake import FakeEngine, Gate
 from foveate.proto import vision_pb2 as pb
 from foveate.service.frame import PixelFormat
+from support.cpu_codec import OneCubin
 from support.cpu_video import CpuVideoDecoders
 from support.decoding_engine import DecodingEngine
+from support.fake_cuda import FakeCuda
+from support.fake_nvdec import FakeNvdec
 from support.raw_stream import RawStream, verdicts
 from support.service import GREYS, RunningService, fake_engine, grey_jpeg, grey_of, running_service
 from support.video_streams import access_units, grey_units
@@ -209,3 +215,23 @@ def test_a_client_that_goes_leaves_neither_decoder_nor_picture(serve: Serve, vid
     until(lambda: not video.streams and len(video.pictures) <= 8)
     gate.set()
     until(lambda: not video.pictures)
+
+
+def test_the_gpus_own_decoders_serve_over_a_stand_in_for_the_gpu() -> None:
+    cuda = FakeCuda()
+    module: Any = FakeNvdec(cuda)
+    video = GpuVideoDecoders(cuda.open(), OneCubin(), module)
+    with running_service(fake_engine(), video=video, video_decode="gpu") as service:
+        broken = [*UNITS[:12], b"\0\0\1\x41garbage", *UNITS[12:]]
+        results = answers(service, broken)
+        assert verdicts(results) == ["OK"] * 12 + ["BAD_FRAME"] * 9
+        assert all(abs(grey_of(result) - grey) <= 10 for result, grey in zip(results[:12], GREYS, strict=False))
+        units = grey_units(GREYS[:5], PixelFormat.H265)
+        with RawStream(service.stub) as stream:
+            stream.open(**{**QUEUE, "format": pb.PIXEL_FORMAT_H265})
+            for sequence, unit in enumerate(units):
+                stream.frame(sequence, unit)
+            assert verdicts(stream.rest()) == ["OK"] * 5
+    gc.collect()
+    assert cuda.leaks == []
+    assert module.open == 0
