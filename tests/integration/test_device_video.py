@@ -16,6 +16,7 @@ from foveate.engines.errors import BadFrame, DeviceError
 from foveate.engines.fake import FakeEngine, Gate
 from foveate.proto import vision_pb2 as pb
 from foveate.service.frame import PixelFormat
+from support.cascades import shades_engine, shades_opening
 from support.cpu_codec import OneCubin
 from support.cpu_video import CpuVideoDecoders
 from support.decoding_engine import DecodingEngine
@@ -214,6 +215,17 @@ def test_a_client_that_goes_leaves_neither_decoder_nor_picture(serve: Serve, vid
     stream.cancel()
     until(lambda: not video.streams and len(video.pictures) <= 8)
     gate.set()
+    until(lambda: not video.pictures)
+
+
+def test_the_crops_of_a_cascade_are_those_of_the_devices_pictures(video: CpuVideoDecoders) -> None:
+    opening = shades_opening(fake_engine(kind=DecodingEngine), shades_engine(), video)
+    with running_service(opened_by=opening, video_decode="gpu") as service:
+        results = answers(service, UNITS)
+    assert [grey_of(result) for result in results] == list(GREYS[:20])
+    seen = [result.detections[0].attributes[0].label for result in results]
+    assert seen == [f"shade{grey // 10}" for grey in GREYS[:20]]
+    assert len(video.brought_down) == 20, "once for each frame"
     until(lambda: not video.pictures)
 
 

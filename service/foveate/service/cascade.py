@@ -165,6 +165,7 @@ class Cascade:
     def abandon(self) -> None:
         """The stream is over: nobody is told."""
         self._over = True
+        self.pixels.let_go()
         if self.timer:
             self.timer.cancel()
 
