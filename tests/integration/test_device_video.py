@@ -218,6 +218,21 @@ def test_a_client_that_goes_leaves_neither_decoder_nor_picture(serve: Serve, vid
     until(lambda: not video.pictures)
 
 
+def test_an_h265_unit_that_was_lost_before_it_was_numbered_breaks_the_chain(
+    serve: Serve, video: CpuVideoDecoders
+) -> None:
+    service, _ = serve()
+    units = grey_units(GREYS[:20], PixelFormat.H265)
+    with RawStream(service.stub) as stream:
+        stream.open(**{**QUEUE, "format": pb.PIXEL_FORMAT_H265})
+        for sequence, unit in enumerate(units[:3] + units[4:]):
+            stream.frame(sequence, unit)
+        results = stream.rest()
+    assert verdicts(results) == ["OK"] * 3 + ["BAD_FRAME"] * 6 + ["OK"] * 10
+    assert "builds on one that is missing" in results[3].message
+    assert video.decoded == 13, "the device, which may not notice, was not asked"
+
+
 def test_the_crops_of_a_cascade_are_those_of_the_devices_pictures(video: CpuVideoDecoders) -> None:
     opening = shades_opening(fake_engine(kind=DecodingEngine), shades_engine(), video)
     with running_service(opened_by=opening, video_decode="gpu") as service:

@@ -91,6 +91,8 @@ class VideoUnit(NamedTuple):
     """Whether it has to: nothing before it is built on."""
     recovery: int = 0
     """Units from this one on, where it does, of which the pictures are not whole yet."""
+    lacks_reference: bool = False
+    """Whether a picture that it builds on has not come; it is for those to ask whose decoder does not notice."""
 
 
 class PictureTicket(NamedTuple):

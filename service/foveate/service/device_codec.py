@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from foveate.engines.errors import NoRoomForPicture, Overloaded, UnsupportedFormat
+from foveate.engines.errors import BadFrame, NoRoomForPicture, Overloaded, UnsupportedFormat
 from foveate.service.boundary import DevicePort, PictureTicket, VideoUnit
 from foveate.service.job import DecodedPicture
 from foveate.service.video_decoder import UnitCodec
@@ -69,6 +69,8 @@ class DeviceCodec:
         return self._instead.decode(unit)
 
     def _decode_there(self, unit: VideoUnit) -> DecodedPicture | None:
+        if unit.lacks_reference:
+            raise BadFrame(f"the access unit of {len(unit.data)} bytes builds on one that is missing")
         self._unsettled = unit.recovery if unit.anew else max(0, self._unsettled - 1)
         ticket = self._device.decode_unit(self._stream, unit)
         if ticket is None:

@@ -56,8 +56,8 @@ class VideoDecoder:
             if broken and not unit.key:
                 waiting = broken
                 raise BadFrame(waiting)
-            declared = self._units.declared
-            picture = self._codec.decode(VideoUnit(data, declared, unit.key, bool(broken), unit.recovery))
+            asked = VideoUnit(data, self._units.declared, unit.key, bool(broken), unit.recovery, unit.lacks_reference)
+            picture = self._codec.decode(asked)
         except NoRoomForPicture:
             self._broken = ""
             raise

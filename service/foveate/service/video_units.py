@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from foveate.engines.errors import BadFrame, LimitExceeded
 from foveate.engines.video_decoding import VideoColours, VideoFormat
 from foveate.service.frame import PixelFormat
+from foveate.service.h265_references import H265References, H265Sequence, ReferenceSet, reference_sets
+from foveate.service.unit_bits import UnitBits
 
 __all__ = ["AccessUnit", "H264Units", "H265Units", "UnitReader", "nal_units", "unit_reader"]
 
@@ -30,10 +32,9 @@ _SEQUENCE_HEAD = 2048
 """Bytes of a parameter set that hold the fields read here, scaling lists included."""
 _IDR, _SEI, _SEQUENCE_SET, _PICTURE_SET = 5, 6, 7, 8
 _RECOVERY_POINT = 6
-_H265_SEQUENCE_SET, _H265_SUFFIX_SEI = 33, 40
+_H265_SEQUENCE_SET, _H265_PICTURE_SET, _H265_SUFFIX_SEI = 33, 34, 40
 _PICTURE_HASH = 132
-_MOST_EXP_GOLOMB = 32
-_MOST_REFERENCE_SETS, _MOST_REFERENCES, _MOST_LONG_TERM = 64, 16, 32
+_MOST_LONG_TERM = 32
 _EXTENDED_ASPECT = 255
 
 
@@ -45,6 +46,8 @@ class AccessUnit:
     """Whether decoding can begin with it."""
     follows: bool = True
     """Whether it goes on where the unit before it ended, as far as the stream's own numbers tell."""
+    lacks_reference: bool = False
+    """Whether a picture that it builds on has not come; FFmpeg's decoders find that by themselves."""
     recovery: int = 0
     """Units from this one on, where decoding begins with it, of which the pictures are not whole yet."""
 
@@ -111,12 +114,12 @@ class H264Units(UnitReader):
             if kind == _SEQUENCE_SET:
                 self._learn_sequence(nal)
             elif kind == _PICTURE_SET:
-                bits = _Bits(nal[1 : 1 + _SLICE_HEAD])
+                bits = UnitBits(nal[1 : 1 + _SLICE_HEAD])
                 self._sequence_of[bits.exp_golomb()] = bits.exp_golomb()
             elif kind == _SEI:  # the decoder gives no picture before the recovery is complete
                 messages = dict(_messages(nal[1:_SEQUENCE_HEAD]))
                 if _RECOVERY_POINT in messages:
-                    key, recovery = True, _Bits(messages[_RECOVERY_POINT]).exp_golomb()
+                    key, recovery = True, UnitBits(messages[_RECOVERY_POINT]).exp_golomb()
             elif kind in (1, 2, _IDR):
                 key, slices = key or kind == _IDR, slices + 1
                 if nal[1] & 0x80:  # its first macroblock is the picture's first
@@ -125,10 +128,10 @@ class H264Units(UnitReader):
         sequence = self._sequence(first)
         if pictures > 1 + bool(sequence and sequence.fields):
             raise BadFrame(f"{pictures} pictures in one access unit: send each as a frame of its own")
-        return AccessUnit(key, self._follows(first, sequence), 0 if _starts_anew(first) else recovery)
+        return AccessUnit(key, self._follows(first, sequence), recovery=0 if _starts_anew(first) else recovery)
 
     def _learn_sequence(self, nal: bytes) -> None:
-        bits = _Bits(nal[1:_SEQUENCE_HEAD])
+        bits = UnitBits(nal[1:_SEQUENCE_HEAD])
         profile = bits.read(8)
         bits.skip(16)
         number, chroma, separate, depth = bits.exp_golomb(), 1, False, 0
@@ -153,7 +156,7 @@ class H264Units(UnitReader):
     def _sequence(self, slice_head: bytes) -> _H264Sequence | None:
         if not slice_head:
             return None
-        bits = _Bits(slice_head[1:])
+        bits = UnitBits(slice_head[1:])
         bits.skip_exp_golomb(2)
         return self._sequences.get(self._sequence_of.get(bits.exp_golomb(), -1))
 
@@ -161,7 +164,7 @@ class H264Units(UnitReader):
         """Whether no picture is missing between the last one and this, by their `frame_num` (7.4.3)."""
         if sequence is None:
             return True
-        bits = _Bits(slice_head[1:])
+        bits = UnitBits(slice_head[1:])
         bits.skip_exp_golomb(3)
         bits.skip(2 * sequence.separate_planes)
         number, last = bits.read(sequence.frame_num_bits), self._last_frame_num
@@ -188,9 +191,10 @@ class H265Units(UnitReader):
         super().__init__(max_pixels)
         self._has_hashes = False
         """Whether each picture is followed by its hash, by which the decoder knows it to be whole."""
+        self._references = H265References()
 
     def _read(self, data: bytes) -> AccessUnit:
-        key, slices, pictures, hashed, begins = False, 0, 0, False, False
+        key, slices, pictures, hashed, begins, first = False, 0, 0, False, False, b""
         for nal in nal_units(data):
             kind, layer = nal[0] >> 1 & 0x3F, (nal[0] & 1) << 5 | nal[1] >> 3
             if layer:
@@ -198,21 +202,24 @@ class H265Units(UnitReader):
             if kind == _H265_SEQUENCE_SET:
                 self._learn_sequence(nal)
                 begins = True
+            elif kind == _H265_PICTURE_SET:
+                self._references.learn_picture_set(nal)
             elif kind == _H265_SUFFIX_SEI:
                 hashed = hashed or _PICTURE_HASH in dict(_messages(nal[2:_SEQUENCE_HEAD]))
             elif kind < 32:
                 key, slices = key or 16 <= kind <= 21, slices + 1
                 pictures += nal[2] >> 7
+                first = first or nal
         _check_slices(slices)
         if pictures > 1:
             raise BadFrame(f"{pictures} pictures in one access unit: send each as a frame of its own")
         if self._has_hashes and not (hashed or begins):
             raise BadFrame("the access unit ends before the hash of its picture, which others have: it is cut off")
         self._has_hashes = hashed
-        return AccessUnit(key)  # what is missing, the decoder says
+        return AccessUnit(key, lacks_reference=not self._references.complete(first))
 
     def _learn_sequence(self, nal: bytes) -> None:
-        bits = _Bits(nal[2:_SEQUENCE_HEAD])
+        bits = UnitBits(nal[2:_SEQUENCE_HEAD])
         bits.skip(4)
         sub_layers = bits.read(3)
         bits.skip(1 + 96)
@@ -220,9 +227,8 @@ class H265Units(UnitReader):
         bits.skip(2 * (8 - sub_layers) if sub_layers else 0)
         for profile, level in present:
             bits.skip(88 * profile + 8 * level)
-        bits.skip_exp_golomb(1)
-        if (chroma := bits.exp_golomb()) == 3:
-            bits.skip(1)
+        number, chroma = bits.exp_golomb(), bits.exp_golomb()
+        separate = chroma == 3 and bool(bits.read(1))
         width, height = bits.exp_golomb(), bits.exp_golomb()
         if bits.read(1):
             bits.skip_exp_golomb(4)
@@ -233,7 +239,9 @@ class H265Units(UnitReader):
             bits.skip_exp_golomb(2)
         self._check_size(width, height, kept)
         plain = chroma == 1 and not depth
-        self.declared = VideoFormat("h265", width, height, kept, plain, _h265_colours(bits, order_bits))
+        sets, colours = _h265_sets_and_colours(bits, order_bits)
+        self._references.learn_sequence(number, H265Sequence(order_bits, separate, sets))
+        self.declared = VideoFormat("h265", width, height, kept, plain, colours)
 
 
 def unit_reader(kind: PixelFormat, max_pixels: int) -> UnitReader:
@@ -266,43 +274,7 @@ def _check_slices(count: int) -> None:
         raise BadFrame(f"a picture in {count} slices, at most {_MOST_SLICES} are decoded")
 
 
-class _Bits:
-    """The bits of a NAL unit's payload. Reading beyond its end is an IndexError."""
-
-    def __init__(self, payload: bytes) -> None:
-        plain = payload.replace(b"\0\0\3", b"\0\0")  # emulation prevention: ITU-T H.264, 7.4.1.1
-        self._value, self._left = int.from_bytes(plain), 8 * len(plain)
-
-    def read(self, count: int) -> int:
-        """The next bits as a number."""
-        self.skip(count)
-        return self._value >> self._left & (1 << count) - 1
-
-    def skip(self, count: int) -> None:
-        if count > self._left:
-            raise IndexError("the NAL unit has ended")
-        self._left -= count
-
-    def exp_golomb(self) -> int:
-        """The next number in Exp-Golomb code. Source: ITU-T H.264, 9.1."""
-        zeros = 0
-        while not self.read(1):
-            zeros += 1
-            if zeros > _MOST_EXP_GOLOMB:
-                raise IndexError("no number of the standard's is as large")
-        return (1 << zeros) - 1 + self.read(zeros)
-
-    def skip_exp_golomb(self, count: int) -> None:
-        for _ in range(count):
-            self.exp_golomb()
-
-    def signed_exp_golomb(self) -> int:
-        """The same for numbers that may be negative. Source: ITU-T H.264, 9.1.1."""
-        code = self.exp_golomb()
-        return (code + 1) // 2 if code % 2 else -(code // 2)
-
-
-def _skip_scaling_lists(bits: _Bits, count: int) -> None:
+def _skip_scaling_lists(bits: UnitBits, count: int) -> None:
     """Source: ITU-T H.264, 7.3.2.1.1.1."""
     for index in range(count):
         if not bits.read(1):
@@ -314,7 +286,7 @@ def _skip_scaling_lists(bits: _Bits, count: int) -> None:
             last = following or last
 
 
-def _skip_picture_order(bits: _Bits) -> None:
+def _skip_picture_order(bits: UnitBits) -> None:
     kind = bits.exp_golomb()
     if kind == 0:
         bits.skip_exp_golomb(1)
@@ -324,7 +296,7 @@ def _skip_picture_order(bits: _Bits) -> None:
         bits.skip_exp_golomb(bits.exp_golomb())
 
 
-def _h264_colours(bits: _Bits, whole_frames: int) -> VideoColours:
+def _h264_colours(bits: UnitBits, whole_frames: int) -> VideoColours:
     """Of the rest of a sequence parameter set; where it makes no sense, the decoder will say so."""
     with suppress(IndexError):
         bits.skip(0 if whole_frames else 1)
@@ -336,8 +308,9 @@ def _h264_colours(bits: _Bits, whole_frames: int) -> VideoColours:
     return VideoColours()
 
 
-def _h265_colours(bits: _Bits, order_bits: int) -> VideoColours:
-    """The same for H.265, from the sizes of blocks on (7.3.2.2.1)."""
+def _h265_sets_and_colours(bits: UnitBits, order_bits: int) -> tuple[list[ReferenceSet] | None, VideoColours]:
+    """The same for H.265, from the sizes of blocks on (7.3.2.2.1); of the sets None where they make no sense."""
+    sets = None
     with suppress(IndexError):
         bits.skip_exp_golomb(6)
         if bits.read(1) and bits.read(1):
@@ -347,16 +320,16 @@ def _h265_colours(bits: _Bits, order_bits: int) -> VideoColours:
             bits.skip(8)
             bits.skip_exp_golomb(2)
             bits.skip(1)
-        _skip_reference_sets(bits)
+        sets = reference_sets(bits)
         if bits.read(1):  # pictures that are kept for long
-            bits.skip(_counted(bits, _MOST_LONG_TERM) * (order_bits + 1))
+            bits.skip(bits.counted(_MOST_LONG_TERM) * (order_bits + 1))
         bits.skip(2)
         if bits.read(1):
-            return _usability_colours(bits)
-    return VideoColours()
+            return sets, _usability_colours(bits)
+    return sets, VideoColours()
 
 
-def _usability_colours(bits: _Bits) -> VideoColours:
+def _usability_colours(bits: UnitBits) -> VideoColours:
     """Source: ITU-T H.264, E.1.1; ITU-T H.265, E.2.1, which begins the same."""
     if bits.read(1) and bits.read(8) == _EXTENDED_ASPECT:
         bits.skip(32)
@@ -370,7 +343,7 @@ def _usability_colours(bits: _Bits) -> VideoColours:
     return VideoColours(bits.read(8), full_range) if described else VideoColours(full_range=full_range)
 
 
-def _skip_h265_scaling_lists(bits: _Bits) -> None:
+def _skip_h265_scaling_lists(bits: UnitBits) -> None:
     """Source: ITU-T H.265, 7.3.4."""
     for size in range(4):
         for _ in range(2 if size == 3 else 6):
@@ -378,31 +351,6 @@ def _skip_h265_scaling_lists(bits: _Bits) -> None:
                 bits.skip_exp_golomb(1)
             else:
                 bits.skip_exp_golomb((size > 1) + min(64, 16 << 2 * size))
-
-
-def _skip_reference_sets(bits: _Bits) -> None:
-    """Source: ITU-T H.265, 7.3.7; a set may be told by what it differs in from the one before (7.4.8)."""
-    before: list[int] = []
-    for index in range(_counted(bits, _MOST_REFERENCE_SETS)):
-        if index and bits.read(1):
-            sign, step = bits.read(1), bits.exp_golomb() + 1
-            moved = [each + (-step if sign else step) for each in (*before, 0) if bits.read(1) or bits.read(1)]
-        else:
-            moved, counts = [], (_counted(bits, _MOST_REFERENCES), _counted(bits, _MOST_REFERENCES))
-            for direction, count in zip((-1, 1), counts, strict=True):
-                at = 0
-                for _ in range(count):
-                    at += direction * (bits.exp_golomb() + 1)
-                    moved.append(at)
-                    bits.skip(1)
-        before = [*sorted((each for each in moved if each < 0), reverse=True), *sorted(e for e in moved if e > 0)]
-
-
-def _counted(bits: _Bits, most: int) -> int:
-    count = bits.exp_golomb()
-    if count > most:
-        raise IndexError("no stream of the standard's has as many")
-    return count
 
 
 def _messages(payload: bytes) -> Iterator[tuple[int, bytes]]:

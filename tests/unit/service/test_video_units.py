@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from foveate.engines.errors import BadFrame, LimitExceeded
 from foveate.engines.video_decoding import VideoColours
 from foveate.service.frame import PixelFormat
+from foveate.service.h265_references import reference_sets
+from foveate.service.unit_bits import UnitBits
 from foveate.service.video_units import AccessUnit, nal_units, unit_reader
 from support.video_streams import access_units, moving_pictures
 
@@ -163,3 +165,54 @@ def test_a_recovery_point_says_how_many_pictures_are_not_whole() -> None:
     later = [unit.recovery for unit in units[1:] if unit.key]
     assert later
     assert all(recovery > 0 for recovery in later)
+
+
+REFERENCES: list[dict[str, Any]] = [
+    {},
+    {"ref": 5},
+    {"ref": 1},
+    {"open-gop": 1},
+    {"slices": 3},
+    {"hash": 1},
+    {"keyint": 300, "min-keyint": 300},
+    {"intra-refresh": 1, "keyint": 8},
+]
+
+
+@pytest.mark.parametrize("settings", REFERENCES)
+def test_each_missing_h265_unit_is_seen_by_what_builds_on_it(settings: dict[str, Any]) -> None:
+    pictures = moving_pictures(300 if settings.get("keyint") == 300 else 24, 64, 64)  # beyond the numbers' 256
+    units = access_units(pictures, H265, **settings)
+    assert not any(unit.lacks_reference for unit in read_all(units, H265))
+    for missing in (1, 5, len(units) - 2):
+        rest = read_all(units[:missing] + units[missing + 1 :], H265)
+        following = rest[missing]
+        assert following.key or following.lacks_reference
+        assert not any(unit.lacks_reference for unit in rest[:missing])
+
+
+def test_after_a_key_frame_all_references_have_come_again() -> None:
+    units = access_units(PICTURES, H265, key_every=5)
+    read = read_all([units[0], units[2], *units[5:]], H265)
+    assert [unit.lacks_reference for unit in read] == [False, True, *[False] * (len(read) - 2)]
+
+
+def test_what_a_set_differs_in_from_another() -> None:
+    """As in ITU-T H.265, 7.4.8, by hand: the picture before each one that the other set kept, and the one before it."""
+    bits = [
+        *ue(2),  # sets
+        *(*ue(2), *ue(0), *ue(0), 1, *ue(1), 1),  # -1 and -3, both built on
+        *(1, 1, *ue(0), 1, 0, 1, 1),  # the same, one earlier: -2, kept as -4, and -1
+    ]
+    assert reference_sets(UnitBits(packed(bits))) == [[(-1, True), (-3, True)], [(-1, True), (-2, True), (-4, False)]]
+
+
+def ue(value: int) -> list[int]:
+    """A number in Exp-Golomb code."""
+    code = [int(bit) for bit in f"{value + 1:b}"]
+    return [0] * (len(code) - 1) + code
+
+
+def packed(bits: list[int]) -> bytes:
+    filled = bits + [0] * (-len(bits) % 8)
+    return bytes(int("".join(map(str, filled[at : at + 8])), 2) for at in range(0, len(filled), 8))
