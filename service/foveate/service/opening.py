@@ -27,7 +27,7 @@ from foveate.service.pipeline import CascadeStage, Pipeline, PipelineSet, Unavai
 from foveate.service.placing import Placing
 from foveate.service.prediction import LatencyModel
 from foveate.service.tracking import require_tracking
-from foveate.service.video_choice import device_video
+from foveate.service.video_choice import device_video, may_decode_video
 
 __all__ = ["NewSlots", "OpenPipelines", "Opened", "cascade_stages", "new_slots", "open_pipeline", "open_pipelines"]
 
@@ -169,7 +169,7 @@ def _open(
             decoders=decoders,
             device_time=device_time,
             cascade=cascade,
-            video=config.video_decode != "cpu",
+            video=may_decode_video(config.video_decode),
         )
     except BaseException:
         engine.close()

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from importlib.util import find_spec
 from typing import Literal
 
 import numpy as np
@@ -20,7 +21,7 @@ from foveate.service.frame import PixelFormat
 from foveate.service.video_decoder import VideoDecoder
 from foveate.service.video_units import unit_reader
 
-__all__ = ["device_video", "gpu_video_decoders"]
+__all__ = ["device_video", "gpu_video_decoders", "may_decode_video"]
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +43,11 @@ def gpu_video_decoders() -> VideoDecoders:
     return GpuVideoDecoders.open()
 
 
+def may_decode_video(wish: Literal["auto", "cpu", "gpu"]) -> bool:
+    """Whether it is worth while to have engines take pictures of their device."""
+    return wish != "cpu" and find_spec("PyNvVideoCodec") is not None
+
+
 def device_video(
     wish: Literal["auto", "cpu", "gpu"],
     engines_take_it: bool,
@@ -57,7 +63,7 @@ def device_video(
     if wish == "cpu":
         return DeviceVideo.none('video_decode is "cpu"')
     if wish == "auto" and not engines_take_it:
-        return DeviceVideo.none("none of its engines takes pictures that are on the device")
+        return DeviceVideo.none("PyNvVideoCodec is not installed, or none of its engines takes pictures of a device")
     try:
         decoders = open_decoders()
     except EngineError as error:

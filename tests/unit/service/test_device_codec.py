@@ -55,10 +55,11 @@ class Port:
 class OnCpu:
     def __init__(self) -> None:
         self.units: list[VideoUnit] = []
+        self.picture: Any = object()
 
     def decode(self, unit: VideoUnit) -> Any:
         self.units.append(unit)
-        return "a picture"
+        return self.picture
 
 
 @pytest.fixture
@@ -72,6 +73,7 @@ def test_a_picture_stays_until_nobody_holds_it(port: Any) -> None:
     assert port.dropped == []
     del pictures[0]
     assert port.dropped == [1]
+    assert isinstance(pictures[0], DevicePicture)
     assert pictures[0].rgb().mean() == 102
     assert port.sizes == [(64, 48)]
 
@@ -89,9 +91,9 @@ def test_without_a_decoder_there_the_cpu_takes_over_at_a_key_frame(port: Any, wh
     on_cpu = OnCpu()
     codec, refused = DeviceCodec(port, 7, lambda: on_cpu), DeviceCodec(port, 7, None)
     port.fault = why
-    assert codec.decode(KEY._replace(anew=False)) == "a picture"
+    assert codec.decode(KEY._replace(anew=False)) is on_cpu.picture
     port.fault = None
-    assert codec.decode(NEXT) == "a picture", "from then on"
+    assert codec.decode(NEXT) is on_cpu.picture, "from then on"
     assert [unit.anew for unit in on_cpu.units] == [True, False]
     port.fault = why
     with pytest.raises(type(why)):
