@@ -18,6 +18,7 @@ from foveate.engines.cuda.video_decoder import GpuPicture, GpuVideoDecoders, vid
 from foveate.engines.errors import (
     BadFrame,
     DeviceError,
+    DeviceLost,
     EngineUnavailable,
     NoRoomForPicture,
     Overloaded,
@@ -32,6 +33,7 @@ from support.fake_cuda import FakeCuda
 from support.fake_nvdec import FakeNvdec
 from support.video_streams import access_units, moving_pictures
 
+ILLEGAL_ADDRESS = 700
 WIDTH, HEIGHT = 192, 128
 PICTURES = moving_pictures(12, WIDTH, HEIGHT)
 H264 = VideoFormat("h264", WIDTH, HEIGHT, 4)
@@ -193,6 +195,30 @@ def test_a_fault_of_the_device_is_no_pictures(decoders: GpuVideoDecoders, cuda: 
     with pytest.raises(DeviceError):
         stream.decode(UNITS[0], anew=True)
     assert decoded(stream, UNITS), "its memory is free again"
+
+
+def test_a_lost_device_is_told_of_and_closed_all_the_same(cuda: FakeCuda, nvdec: FakeNvdec) -> None:
+    module: Any = nvdec
+    decoders = GpuVideoDecoders(cuda.open(), OneCubin(), module)
+    stream = decoders.open_stream(H264)
+    cuda.fail("copy_on_device", ILLEGAL_ADDRESS)
+    with pytest.raises(DeviceLost):
+        stream.decode(UNITS[0], anew=True)
+    with pytest.raises(DeviceLost):
+        decoders.open_stream(H264)
+    decoders.close()
+    with pytest.raises(EngineUnavailable, match="closed"):
+        stream.decode(UNITS[1], anew=False)
+
+
+def test_a_unit_that_fails_as_the_device_is_lost_is_not_the_units_fault(
+    decoders: GpuVideoDecoders, cuda: FakeCuda
+) -> None:
+    stream = decoders.open_stream(H264)
+    decoded(stream, UNITS[:2])
+    cuda.fail("stream_synchronize", 1)
+    with pytest.raises(DeviceError):
+        stream.decode(b"\0\0\1\x65garbage", anew=False)
 
 
 def test_a_stream_may_end_after_everything_else(cuda: FakeCuda, nvdec: FakeNvdec) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -128,12 +128,15 @@ class GpuVideoDecoders(VideoDecoders):
             streams = list(self._streams)
         for stream in streams:
             stream.close()
-        with self._bringing_down, self._device.current():
-            self._device.finish()
-            if self._pool:
-                self._pool.close()
-            self._resources.close()
-        self._device.close()
+        with self._bringing_down:
+            try:
+                with suppress(DeviceError), self._device.current():
+                    self._device.finish()
+                    if self._pool:
+                        self._pool.close()
+                    self._resources.close()
+            finally:
+                self._device.close()
 
     def forget(self, stream: _GpuStream) -> None:
         """A stream's decoder has been closed."""
@@ -155,7 +158,7 @@ class GpuVideoDecoders(VideoDecoders):
         try:
             can = self._codec.GetDecoderCaps(gpuid=self._device.index, codec=kind)
         except _errors(self._codec) as error:
-            return f"NVDEC cannot be used: {error}"
+            return f"NVDEC cannot be used: {_first_line(error)}"
         if not can["supported"]:
             return f"this GPU has no decoder for {codec}"
         self._largest[codec] = can["width_max"], can["height_max"]
@@ -220,10 +223,11 @@ class _GpuStream:
         with self._using:
             if self._decoder is None:
                 return
-            with self._device.current():
+            with suppress(DeviceError), self._device.current():  # of a lost one there is nothing to be had back
                 self._device_finished()
                 self._decoder = None
                 self._resources.close()
+            self._decoder = None
         self._owner.forget(self)
 
     def _device_finished(self) -> None:
@@ -291,11 +295,16 @@ def video_codec() -> ModuleType:
     try:
         return import_module("PyNvVideoCodec")
     except (ImportError, OSError, RuntimeError) as error:  # it looks for the driver when it is imported
-        reason = str(error).strip().partition("\n")[0]
+        reason = _first_line(error)
         raise EngineUnavailable(
             f"PyNvVideoCodec is not usable here ({reason}): install it with `pip install 'foveate[gpu]'`, and give a "
             "container the driver's `video` capability"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    """Advice for containers follows, in many lines."""
+    return str(error).strip().partition("\n")[0]
 
 
 def _errors(codec: ModuleType) -> tuple[type[Exception], ...]:
