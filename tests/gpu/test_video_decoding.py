@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from foveate.engines.contract import HeldPicture
+from foveate.engines.contract import EncodedRow, HeldPicture
 from foveate.engines.cuda.video_decoder import GpuVideoDecoders
 from foveate.engines.errors import BadFrame, EngineError
 from foveate.engines.video_decoding import StreamDecoder
 from foveate.proto import vision_pb2 as pb
+from foveate.service.decode import picture_into
 from foveate.service.frame import PixelFormat
 from foveate.service.video_choice import device_video
 from foveate.service.video_decoder import VideoDecoder
 from foveate.service.video_units import unit_reader
+from support.echo_engine import echo_engine
+from support.frames import colour_model
 from support.raw_stream import RawStream, verdicts
 from support.service import GREYS, grey_of, running_service
 from support.video_streams import access_units, moving_pictures
@@ -115,6 +119,30 @@ def test_memory_does_not_grow(decoders: GpuVideoDecoders, kind: PixelFormat) -> 
             stream.close()
         after, _ = decoders._device.memory_info()
     assert before - after < 16 << 20
+
+
+@pytest.mark.timeout(300)
+def test_an_engines_rows_are_made_of_the_pictures(
+    decoders: GpuVideoDecoders, kind: PixelFormat, tmp_path: Path
+) -> None:
+    units, on_cpu, model = access_units(PICTURES, kind), VideoDecoder(kind, PLENTY), colour_model(160, 128)
+    with echo_engine(tmp_path, (160, 128), 4) as engine:
+        if not engine.open_placer():
+            pytest.skip("NVRTC cannot be used on this GPU")
+        slot, stream, rows = engine.new_slot(), opened(decoders, units[0], kind), list[EncodedRow]()
+        slot.inputs["pixels"][:] = 77
+        for index in range(4):
+            picture = stream.decode(units[index], anew=not index)
+            assert picture is not None
+            rows.append(EncodedRow(picture, index, (0, 0, WIDTH, HEIGHT), (0, 0, 160, 128)))
+        assert engine.place_encoded(slot, rows[1:]) == [True] * 3
+        engine.run(slot, 4)
+        seen = slot.outputs["seen"].astype(np.uint8)
+        assert (seen[0] == 77).all()
+        for index in range(4):
+            expected = np.zeros((128, 160, 3), np.uint8)
+            picture_into(expected, on_cpu.decode(units[index]), model)
+            assert index == 0 or np.abs(seen[index].astype(int) - expected).mean() <= 3
 
 
 @pytest.mark.timeout(300)
