@@ -31,8 +31,9 @@ watch: $(VENV)/.camera  ## see live what the model sees: make watch URL=rtsp://u
 test: system check  ## the checks, then the test suite
 	$(BIN)/python -m pytest
 
-nightly: $(VENV)/.dev  ## the exports and compiles of every kind of model, which take many minutes
+nightly: $(VENV)/.dev  ## the exports and compiles of every kind of model, which take many minutes; new random examples
 	$(BIN)/python -m pytest -m nightly
+	$(BIN)/python -m pytest --hypothesis-profile search tests/unit
 
 system:  ## Debian packages that some tests need: an RTSP server, a browser, Prometheus, an MQTT broker
 	tests/install_system_packages.sh

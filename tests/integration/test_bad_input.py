@@ -33,7 +33,7 @@ def service() -> Iterator[RunningService]:
 def neighbour(service: RunningService) -> Iterator[None]:
     """Another stream, which must notice nothing; and after each test the books must balance."""
     with RawStream(service.stub) as stream:
-        stream.open(budget_ms=5000)
+        stream.open(budget_ms=20_000)
         stream.frame(1, grey_jpeg(75))
         assert grey_of(stream.result()) == 75
         yield
@@ -97,7 +97,7 @@ def test_a_bad_frame_is_answered_and_its_stream_goes_on(
     service: RunningService, data: bytes, verdict: str, says: str
 ) -> None:
     with RawStream(service.stub) as stream:
-        stream.open(budget_ms=5000)
+        stream.open(budget_ms=20_000)
         stream.frame(1, grey_jpeg(25))
         assert grey_of(stream.result()) == 25
         stream.frame(2, data)
@@ -112,7 +112,7 @@ def test_a_bad_frame_is_answered_and_its_stream_goes_on(
 
 def test_a_format_other_than_the_one_opened_for_is_a_bad_frame(service: RunningService) -> None:
     with RawStream(service.stub) as stream:
-        stream.open(budget_ms=5000, format=pb.PIXEL_FORMAT_JPEG)
+        stream.open(budget_ms=20_000, format=pb.PIXEL_FORMAT_JPEG)
         stream.frame(1, grey_jpeg(25, kind=".png"))
         assert "opened for JPEG, this frame is PNG" in stream.result().message
 
@@ -120,9 +120,9 @@ def test_a_format_other_than_the_one_opened_for_is_a_bad_frame(service: RunningS
 @pytest.mark.parametrize("size", [0, 1, 64 * 48 * 3 - 1, 64 * 48 * 3 + 1])
 def test_a_wrong_raw_size_is_a_bad_frame(service: RunningService, size: int) -> None:
     with RawStream(service.stub) as stream:
-        stream.open(budget_ms=5000, format=pb.PIXEL_FORMAT_RAW_RGB, width=64, height=48)
+        stream.open(budget_ms=20_000, format=pb.PIXEL_FORMAT_RAW_RGB, width=64, height=48)
         stream.frame(1, bytes(size))
-        stream.frame(2, bytes([45]) * 64 * 48 * 3, budget_ms=5000)
+        stream.frame(2, bytes([45]) * 64 * 48 * 3, budget_ms=20_000)
         bad, good = stream.results(2)
     assert verdicts([bad, good]) == ["BAD_FRAME", "OK"]
     assert f"has 9216 bytes, this one has {size}" in bad.message
@@ -131,7 +131,7 @@ def test_a_wrong_raw_size_is_a_bad_frame(service: RunningService, size: int) -> 
 
 def test_duplicate_and_backward_sequences_are_rejected(service: RunningService) -> None:
     with RawStream(service.stub) as stream:
-        stream.open(budget_ms=5000, delivery=pb.DELIVERY_QUEUE)
+        stream.open(budget_ms=20_000, delivery=pb.DELIVERY_QUEUE)
         for sequence in (5, 5, 3, 6):
             stream.frame(sequence, grey_jpeg(25))
         results = stream.results(4)
@@ -192,7 +192,7 @@ def test_nothing_at_all_ends_the_stream(service: RunningService) -> None:
 @pytest.mark.parametrize("message", [pb.StreamRequest(open=pb.OpenStream()), pb.StreamRequest()])
 def test_a_second_opening_ends_the_stream(service: RunningService, message: pb.StreamRequest) -> None:
     with RawStream(service.stub) as stream:
-        stream.open(budget_ms=5000)
+        stream.open(budget_ms=20_000)
         stream.frame(1, grey_jpeg(25))
         assert grey_of(stream.result()) == 25
         stream.send(message)
@@ -203,7 +203,7 @@ def test_a_second_opening_ends_the_stream(service: RunningService, message: pb.S
 
 def test_an_oversized_message_ends_its_stream_alone(service: RunningService) -> None:
     with RawStream(service.stub) as stream:
-        stream.open(budget_ms=5000)
+        stream.open(budget_ms=20_000)
         stream.frame(1, bytes(1_000_000))
         error = stream.error()
     assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -211,8 +211,8 @@ def test_an_oversized_message_ends_its_stream_alone(service: RunningService) -> 
 
 def test_a_name_that_is_taken_is_refused(service: RunningService) -> None:
     with RawStream(service.stub) as first, RawStream(service.stub) as second:
-        first.open(stream_id="same", budget_ms=5000)
-        second.send(pb.StreamRequest(open=pb.OpenStream(stream_id="same", budget_ms=5000)))
+        first.open(stream_id="same", budget_ms=20_000)
+        second.send(pb.StreamRequest(open=pb.OpenStream(stream_id="same", budget_ms=20_000)))
         error = second.error()
         first.frame(1, grey_jpeg(15))
         assert verdicts([first.result()]) == ["OK"]
@@ -239,7 +239,7 @@ def test_random_bytes_never_end_a_stream(service: RunningService) -> None:
     random_ = random.Random(11)
     starts = (b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\x00\x00\x00\x00WEBPVP8 ", grey_jpeg(5)[:200])
     with RawStream(service.stub) as stream:
-        stream.open(budget_ms=5000)
+        stream.open(budget_ms=20_000)
         for sequence in range(1, 101):
             stream.frame(sequence, random_.choice(starts) + random_.randbytes(random_.randrange(0, 400)))
             assert verdicts([stream.result()])[0] in ("BAD_FRAME", "REJECTED", "OK")

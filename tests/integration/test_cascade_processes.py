@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from foveate.client import Client
 from support.processes import service_of_processes
 from support.raw_stream import RawStream, verdicts
 from support.service import grey_config, grey_jpeg, grey_of
@@ -26,6 +27,11 @@ def test_crops_in_a_dead_engine_are_missing_and_its_successor_looks_at_the_next(
         service_of_processes(ingests=1, engine=ENGINE, pipelines=PIPELINES) as service,
         RawStream(service.stub, timeout_s=60) as stream,
     ):
+        with Client(service.address) as client:
+            listed = {each.name: each for each in client.list_pipelines()}
+        (stage,) = listed["grey"].cascade
+        assert (stage.name, stage.pipeline, stage.model) == ("shade", "shades", "tiny_classify")
+        assert (stage.labels[:2], listed["shades"].cascade) == (("shade0", "shade1"), ())
         stream.open(budget_ms=30_000)
         stream.frame(1, grey_jpeg(15))
         service.settled(lambda status: sum(lane.frames for lane in status.engines if lane.pipeline == "grey") == 1)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -13,7 +15,8 @@ import pytest
 from foveate.engines.errors import ConfigError, ModelError
 from foveate.models.package import import_file, load_package
 from foveate.models.store import ModelStore
-from foveate.service.config import PipelineConfig, load_config, only_pipelines
+from foveate.service import embedded
+from foveate.service.config import PipelineConfig, ServiceConfig, load_config, only_pipelines
 from foveate.service.embedded import embedded_server
 from support.shared_models import centerface
 
@@ -39,6 +42,21 @@ def test_the_callers_settings_hold_whatever_the_environment_says(
         pass
 
 
+@pytest.mark.parametrize("page", ["http://127.0.0.1:4711/", ""])
+def test_it_says_in_one_line_where_it_listens_and_where_its_page_is(
+    page: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def serve(config: ServiceConfig, on_ready: Any, new: Any, on_page: Any) -> None:
+        on_ready("127.0.0.1:50051", None)
+        if config.http:
+            on_page(page)
+
+    monkeypatch.setattr("foveate.service.serve.serve", serve)
+    asyncio.run(embedded._run(load_config(http="127.0.0.1:0" if page else None), cast(Any, None)))
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line) == {"address": "127.0.0.1:50051"} | ({"page": page} if page else {})
+
+
 @pytest.mark.network
 def test_it_ends_when_its_parent_dies(tmp_path: Path) -> None:
     """A parent that is killed can clean up nothing; all that the child notices is the end of its input."""
@@ -54,6 +72,6 @@ def test_it_ends_when_its_parent_dies(tmp_path: Path) -> None:
         server.stdin.flush()
         address = json.loads(server.stdout.readline())["address"]
         with grpc.insecure_channel(address) as channel:
-            grpc.channel_ready_future(channel).result(10)
+            grpc.channel_ready_future(channel).result(40)
         server.stdin.close()
-        assert server.wait(20) == 0
+        assert server.wait(40) == 0

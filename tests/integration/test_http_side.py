@@ -19,6 +19,7 @@ import aiohttp
 import pytest
 
 from foveate.engines.errors import ConfigError
+from foveate.proto import vision_pb2 as pb
 from foveate.service.http_server import HttpServer, http_url
 from foveate.service.server import Server
 from support.live import Camera, Run, http_side, live_cameras, moving_pictures
@@ -238,7 +239,8 @@ def test_pictures_come_with_what_was_said_of_them_only_to_who_draws_them(
                 await live.send_str('{"watch": {"dock": 640}}')
         return came
 
-    with live_cameras([Camera(service.stub, "dock", pictures)]):
+    queued = {"delivery": pb.DELIVERY_QUEUE, "queue_depth": 64}  # each picture shown was inferred
+    with live_cameras([Camera(service.stub, "dock", pictures, **queued)]):
         service.settled(lambda status: len(status.streams) == 1)
         came = looking(http.url, look)
     assert len(came) == 3
@@ -278,8 +280,10 @@ def test_a_service_of_processes_is_ready_while_an_engine_serves(monkeypatch: pyt
     with service_of_processes(ingests=1) as service, http_side(service.run, service.supervisor) as http:
         assert asked(http.url, "readyz")[0] == 200
         assert "foveate_frames_total" in asked(http.url, "metrics")[1]
+        monkeypatch.setenv("FAKE_WRONG", "1")  # so that it does not come back at once
         service.kill("engine cpu")
         until(lambda: asked(http.url, "readyz")[:2] == (503, "not ready: no engine serves now\n"))
+        monkeypatch.delenv("FAKE_WRONG")
         until(lambda: asked(http.url, "readyz")[0] == 200)
 
 
@@ -327,4 +331,4 @@ def test_the_server_of_the_command_has_it_and_ends_with_a_signal(monkeypatch: py
             assert looking(url, first_status)["state"] == "ready"
         finally:
             process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(40) == 0

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, Route, sync_playwright
 
+from foveate.proto import vision_pb2 as pb
 from foveate.service.live import board, viewers
 from support.live import Camera, Run, http_side, live_cameras, moving_pictures
 from support.processes import ServiceOfProcesses, service_of_processes
@@ -19,6 +20,8 @@ from support.system_programs import require_program
 from support.waiting import until
 
 TESTS = Path(__file__).resolve().parents[1]
+QUEUE = {"delivery": pb.DELIVERY_QUEUE, "queue_depth": 64}
+"""Each picture shown was inferred, and has its box."""
 
 _PIXELS_OF = """
   const shown = document.querySelector(`[data-stream="${id}"] .picture canvas`);
@@ -74,7 +77,7 @@ def children_find_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def in_loop(service: RunningService) -> Run:
-    return lambda work: service.start(work).result(20)
+    return lambda work: service.start(work).result(40)
 
 
 def tile(page: Page, stream_id: str) -> Any:
@@ -116,11 +119,11 @@ def test_tiles_move_numbers_change_and_a_killed_stream_shows_as_gone(browser: Br
             with page_at(browser, http.url) as page:
                 moves(page, "dock")
                 moves(page, "gate")
-                assert watched(service) == {"dock", "gate"}
-                until(lambda: float(text(page, "dock", ".ok-fps").replace("–", "0")) > 5)
+                until(lambda: watched(service) == {"dock", "gate"})
+                until(lambda: float(text(page, "dock", ".ok-fps").replace("–", "0")) > 0)
                 until(lambda: text(page, "dock", ".total-ms") != "–")
                 assert text(page, "dock", ".budget-ms") == "5000"
-                assert page.locator("#total-streams").text_content() == "2"
+                until(lambda: page.locator("#total-streams").text_content() == "2")
                 ok = int(text(page, "dock", '[data-verdict="ok"] b'))
                 until(lambda: int(text(page, "dock", '[data-verdict="ok"] b')) > ok)
                 until(lambda: "engine" in str(tile(page, "dock").locator(".bar").get_attribute("aria-label")))
@@ -129,7 +132,7 @@ def test_tiles_move_numbers_change_and_a_killed_stream_shows_as_gone(browser: Br
                 page.wait_for_selector('[data-stream="gate"].gone')
                 assert text(page, "gate", ".badge").startswith("gone")
                 moves(page, "dock")
-                assert page.locator("#total-streams").text_content() == "1"
+                until(lambda: page.locator("#total-streams").text_content() == "1")
             until(lambda: watched(service) == frozenset())
 
 
@@ -139,7 +142,7 @@ def test_boxes_are_drawn_where_the_detections_are(browser: Browser) -> None:
     with (
         running_service() as service,
         http_side(in_loop(service), service.server) as http,
-        live_cameras([Camera(service.stub, "dock", grey)]),
+        live_cameras([Camera(service.stub, "dock", grey, **QUEUE)]),
         page_at(browser, http.url) as page,
     ):
         until(lambda: page.evaluate(SUM_OF_PIXELS, "dock"))
@@ -163,7 +166,7 @@ def test_a_picture_that_is_to_be_turned_is_shown_turned_with_its_box(browser: Br
     with (
         running_service() as service,
         http_side(in_loop(service), service.server) as http,
-        live_cameras([Camera(service.stub, "dock", [turned])]),
+        live_cameras([Camera(service.stub, "dock", [turned], **QUEUE)]),
         page_at(browser, http.url) as page,
     ):
         until(lambda: page.evaluate(SUM_OF_PIXELS, "dock"))
@@ -263,7 +266,7 @@ def test_only_what_is_on_the_screen_is_fetched(browser: Browser) -> None:
             phone: dict[str, Any] = {"viewport": {"width": 390, "height": 500}}
             with page_at(browser, http.url, **phone) as page:
                 moves(page, names[0])
-                assert 1 <= len(watched(service)) < 4
+                until(lambda: 1 <= len(watched(service)) < 4)
                 page.evaluate("document.querySelector('[data-stream=\"cam-7\"]').scrollIntoView()")
                 moves(page, names[7])
                 until(lambda: names[0] not in watched(service))
@@ -283,7 +286,7 @@ def test_a_drain_and_a_lost_server_are_told_and_the_page_comes_back(browser: Bro
             page.wait_for_selector('#state[data-state="draining"]')
             assert "draining" in str(page.locator("#banner").text_content())
             camera.stop()
-            stopping.result(20)
+            stopping.result(40)
         page.wait_for_selector('#state[data-state="lost"]')
         assert "lost" in str(page.locator("#banner").text_content())
         with http_side(run, service.server, listen=listen):

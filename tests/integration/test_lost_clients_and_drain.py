@@ -21,6 +21,7 @@ from foveate.proto import vision_pb2 as pb
 from foveate.proto import vision_pb2_grpc as pb_grpc
 from support.raw_stream import RawStream, verdicts
 from support.service import fake_engine, grey_jpeg, grey_of, running_service
+from support.waiting import until
 
 pytestmark = pytest.mark.usefixtures("boundary")
 
@@ -75,7 +76,7 @@ for reply in stub.Stream(requests()):
         assert (status.ledger.cancelled, status.ledger.in_flight) == (1, 0)
         gate.set()
         with RawStream(service.stub) as stream:
-            stream.open(stream_id="lost", budget_ms=5000)
+            stream.open(stream_id="lost", budget_ms=20_000)
             stream.frame(1, grey_jpeg(45))
             assert grey_of(stream.result()) == 45
 
@@ -88,7 +89,7 @@ def test_a_client_that_never_reads_is_held_back_and_others_are_served() -> None:
         picture = grey_jpeg(15, 640, 480)
         for sequence in range(1, 20_001):  # these wait in the client's queue; gRPC takes them as flow control lets it
             greedy.frame(sequence, picture)
-        other.open(budget_ms=5000)
+        other.open(budget_ms=20_000)
         for sequence in range(1, 21):
             other.frame(sequence, grey_jpeg(25))
             assert grey_of(other.result()) == 25
@@ -101,7 +102,7 @@ def test_a_client_that_never_reads_is_held_back_and_others_are_served() -> None:
 def test_many_streams_come_and_go_without_a_trace() -> None:
     def one_round() -> None:
         with RawStream(service.stub) as stream:
-            stream.open(budget_ms=5000)
+            stream.open(budget_ms=20_000)
             stream.frame(1, grey_jpeg(25))
             assert grey_of(stream.result()) == 25
 
@@ -117,10 +118,10 @@ def test_many_streams_come_and_go_without_a_trace() -> None:
         for _ in range(100):
             one_round()
         service.settled(lambda status: not status.streams)
-        gc.collect()
-        assert threading.active_count() <= threads + 2
-        assert open_files() <= files + 2
-        assert len(gc.get_objects()) <= objects + 2000
+        # The client's threads end a moment after their streams, and what they hold goes with them.
+        until(lambda: threading.active_count() <= threads + 2, "the threads have ended")
+        until(lambda: open_files() <= files + 2, "the files are closed")
+        until(lambda: gc.collect() >= 0 and len(gc.get_objects()) <= objects + 2000, "the objects are gone")
 
 
 def test_a_drain_tells_streams_answers_what_waits_and_ends_well() -> None:
@@ -129,16 +130,16 @@ def test_a_drain_tells_streams_answers_what_waits_and_ends_well() -> None:
         stream.open(budget_ms=20_000)
         stream.frame(1, grey_jpeg(15))
         gate.wait_for_held()
-        stopping = service.start(service.server.stop(10_000))
+        stopping = service.start(service.server.stop(30_000))
         notice = stream.reply().notice
-        assert (notice.kind, notice.grace_ms) == (pb.Notice.KIND_DRAIN, 10_000)
+        assert (notice.kind, notice.grace_ms) == (pb.Notice.KIND_DRAIN, 30_000)
         stream.frame(2, grey_jpeg(25))
         with pytest.raises(grpc.RpcError) as refused:
             service.stub.Infer(pb.InferRequest(frame=pb.Frame(data=grey_jpeg(15))))
         assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
         gate.set()
         results = stream.rest()
-        stopping.result(10)
+        stopping.result(40)
     assert verdicts(results) == ["OK", "DRAINING"]
 
 
@@ -149,23 +150,23 @@ def test_a_drain_answers_single_pictures_that_wait() -> None:
         waiting = [service.stub.Infer.future(pb.InferRequest(frame=frame)) for _ in range(5)]
         service.settled(lambda status: status.ledger.received == 5)
         gate.wait_for_held()
-        stopping = service.start(service.server.stop(10_000))
+        stopping = service.start(service.server.stop(30_000))
         service.settled(lambda status: status.draining)
         gate.set()
-        assert [grey_of(each.result(10)) for each in waiting] == [35] * 5
-        stopping.result(10)
+        assert [grey_of(each.result(40)) for each in waiting] == [35] * 5
+        stopping.result(40)
 
 
 def test_a_stream_that_never_opens_does_not_hold_up_a_drain() -> None:
     with running_service() as service, RawStream(service.stub) as silent, RawStream(service.stub) as other:
         other.open()
-        other.frame(1, grey_jpeg(15), budget_ms=5000)
+        other.frame(1, grey_jpeg(15), budget_ms=20_000)
         assert grey_of(other.result()) == 15
         stopping = service.start(service.server.stop(600_000))
         assert other.reply().notice.kind == pb.Notice.KIND_DRAIN
         assert other.rest() == []
         assert silent.error().code() == grpc.StatusCode.UNAVAILABLE
-        stopping.result(20)
+        stopping.result(40)
 
 
 def test_a_stream_that_ignores_a_drain_is_ended_when_its_grace_is_over() -> None:
@@ -173,7 +174,7 @@ def test_a_stream_that_ignores_a_drain_is_ended_when_its_grace_is_over() -> None
         stream.open()
         stopping = service.start(service.server.stop(50))
         error = stream.error()
-        stopping.result(10)
+        stopping.result(40)
     assert error.code() == grpc.StatusCode.UNAVAILABLE
     assert "elsewhere" in str(error.details())
 
@@ -190,11 +191,11 @@ def test_health_is_told_per_pipeline_and_changes_with_a_drain() -> None:
         assert unknown.value.code() == grpc.StatusCode.NOT_FOUND
         watching = health.Watch(health_pb2.HealthCheckRequest(service="grey"))
         assert next(watching).status == health_pb2.HealthCheckResponse.SERVING
-        stopping = service.start(service.server.stop(5000))
+        stopping = service.start(service.server.stop(30_000))
         assert next(watching).status == health_pb2.HealthCheckResponse.NOT_SERVING
         watching.cancel()
         stream.rest()
-        stopping.result(10)
+        stopping.result(40)
 
 
 def test_reflection_names_the_services() -> None:
@@ -233,10 +234,10 @@ asyncio.run(serve_until_signal())
         channel = grpc.insecure_channel(address)
         stub: Any = pb_grpc.VisionStub(channel)  # type: ignore[no-untyped-call]
         with RawStream(stub) as stream:
-            stream.open(budget_ms=5000)
+            stream.open(budget_ms=20_000)
             child.send_signal(number)
             assert stream.reply().notice.kind == pb.Notice.KIND_DRAIN
             assert stream.rest() == []
         channel.close()
-        assert child.wait(20) == 0
+        assert child.wait(40) == 0
         assert child.stderr.read() == ""

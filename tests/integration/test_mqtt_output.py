@@ -46,7 +46,7 @@ def test_each_camera_has_a_topic_and_its_results_come_in_order(qos: int, tmp_pat
             for sequence in range(200):
                 outputs.put(camera_result(sequence))
                 outputs.put(camera_result(sequence, "yard/north", seen=False))
-            outputs.close(20.0)
+            outputs.close(40.0)
             assert outputs.counts == {"mqtt": OutputCounts(sent=400)}
         until(lambda: len(subscriber.heard) >= 402)
         assert subscriber.sequences(DOOR) == list(range(200))
@@ -93,7 +93,7 @@ def test_a_broker_that_is_killed_and_started_again_while_messages_flow(qos: int,
             until(lambda: len(subscriber.sequences(DOOR)) > before + 50)
             stop.set()
             camera.join()
-            outputs.close(20.0)
+            outputs.close(40.0)
             counts = outputs.counts["mqtt"]
             assert counts.given == given
             assert counts.waiting == 0

@@ -72,7 +72,7 @@ def test_streams_of_all_ingests_share_names_limits_and_status() -> None:
     with service_of_processes(limits={"max_streams": 8}) as service:
         streams = [RawStream(service.new_stub()) for _ in range(8)]
         for index, stream in enumerate(streams):
-            stream.open(stream_id=f"camera {index}".replace(" ", "-"), budget_ms=5000)
+            stream.open(stream_id=f"camera {index}".replace(" ", "-"), budget_ms=20_000)
             stream.frame(1, grey_jpeg(GREYS[index]))
         assert [grey_of(stream.result()) for stream in streams] == list(GREYS[:8])
         with RawStream(service.new_stub()) as one_more:
@@ -93,12 +93,12 @@ def test_streams_of_all_ingests_share_names_limits_and_status() -> None:
 
 def test_a_token_takes_a_stream_over_whichever_ingest_has_it() -> None:
     with service_of_processes() as service, RawStream(service.new_stub()) as first:
-        opened = first.open(stream_id="dock", budget_ms=5000)
+        opened = first.open(stream_id="dock", budget_ms=20_000)
         first.frame(4, grey_jpeg(15))
         first.result()
         for sequence in range(5, 11):  # with a connection of its own each, some of them change the process
             with RawStream(service.new_stub()) as again:
-                assert again.open(resume_token=opened.resume_token, budget_ms=5000).stream_id == "dock"
+                assert again.open(resume_token=opened.resume_token, budget_ms=20_000).stream_id == "dock"
                 again.frame(sequence - 1, grey_jpeg(15))
                 again.frame(sequence, grey_jpeg(25))
                 assert verdicts(again.results(2)) == ["REJECTED", "OK"], "its numbers go on"
@@ -133,12 +133,14 @@ def test_an_ingest_that_is_killed_takes_its_own_streams_alone(slow_engine: None)
             stream.cancel()
 
 
-def test_an_engine_that_is_killed_fails_what_was_in_flight_and_serves_again(slow_engine: None) -> None:
-    with service_of_processes() as service, RawStream(service.stub) as stream:
+def test_an_engine_that_is_killed_fails_what_was_in_flight_and_serves_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_STUCK_AFTER", "1")  # which is the picture that it must know: it is killed at work
+    with service_of_processes(hang_s=60.0) as service, RawStream(service.stub) as stream:
         stream.open(budget_ms=20_000, delivery=pb.DELIVERY_QUEUE, queue_depth=20)
         for sequence in range(1, 13):
             stream.frame(sequence, grey_jpeg(15))
         service.settled(lambda status: status.ledger.received == 12)
+        monkeypatch.delenv("FAKE_STUCK_AFTER")
         dead = service.kill("engine cpu")
         before = Counter(verdicts(stream.results(12)))
         assert before["FAILED"] >= 1
@@ -176,7 +178,31 @@ def test_a_process_that_has_lost_its_device_is_started_again(
         answered_in_the_end(stream, 3)
         status = service.settled(lambda status: status.ledger.in_flight == 0)
         assert balanced(status.ledger)
-        assert "lost its device" in capfd.readouterr().err
+        assert "grey can be run no more, the process ends to be started anew" in capfd.readouterr().err
+
+
+def test_a_process_whose_scheduler_fails_answers_what_waits_and_is_started_again(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FAKE_PLANS", "1")
+    with service_of_processes(ingests=1) as service, RawStream(service.stub) as stream:
+        before = service.pid("engine cpu")
+        stream.open(budget_ms=20_000, delivery=pb.DELIVERY_QUEUE, queue_depth=8)
+        stream.frame(1, grey_jpeg(15))
+        assert grey_of(stream.result()) == 15
+        monkeypatch.delenv("FAKE_PLANS")
+        for sequence in range(2, 6):
+            stream.frame(sequence, grey_jpeg(15))
+        results = stream.results(4)
+        assert verdicts(results) == ["FAILED"] * 4
+        assert "the lane failed: ZeroDivisionError" in results[0].message
+        until(lambda: service.supervisor.processes.get("engine cpu", before) != before)
+        service.settled(lambda status: len(status.engines) == 1)
+        answered_in_the_end(stream, 6)
+        assert balanced(service.settled(lambda status: status.ledger.in_flight == 0).ledger)
+    said = capfd.readouterr().err
+    assert said.count("ZeroDivisionError: a fault of the scheduler") == 1
+    assert "grey can be run no more, the process ends to be started anew: the lane failed" in said
 
 
 def test_a_run_that_does_not_come_back_is_ended_with_its_process(
@@ -184,7 +210,7 @@ def test_a_run_that_does_not_come_back_is_ended_with_its_process(
 ) -> None:
     monkeypatch.setattr(supervisor, "_PING_EVERY_S", 0.05)
     monkeypatch.setenv("FAKE_STUCK_AFTER", "2")  # one of which is the picture that it must know
-    with service_of_processes(ingests=1, hang_s=2.0) as service, RawStream(service.stub) as stream:
+    with service_of_processes(ingests=1, hang_s=3.0) as service, RawStream(service.stub) as stream:
         stream.open(budget_ms=20_000)
         stream.frame(1, grey_jpeg(15))
         assert grey_of(stream.result()) == 15
@@ -199,9 +225,10 @@ def test_a_run_that_does_not_come_back_is_ended_with_its_process(
 
 @pytest.mark.parametrize("name", ["engine cpu", "ingest 0"])
 def test_a_process_that_hangs_is_started_again(
-    name: str, slow_engine: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(supervisor, "_PING_EVERY_S", 0.05)
+    monkeypatch.setenv("FAKE_LATENCY_S", "1.0")  # so that it is stopped at work
     with service_of_processes(ingests=1, hang_s=3.0) as service, RawStream(service.stub) as stream:
         opened = stream.open(budget_ms=20_000, delivery=pb.DELIVERY_QUEUE, queue_depth=20)
         for sequence in range(1, 13):
@@ -209,6 +236,7 @@ def test_a_process_that_hangs_is_started_again(
         service.settled(lambda status: status.ledger.received == 12)
         hung = service.pid(name)
         os.kill(hung, signal.SIGSTOP)
+        monkeypatch.setenv("FAKE_LATENCY_S", "0")
         if name == "engine cpu":
             before = Counter(verdicts(stream.results(12)))
             assert before["FAILED"] >= 1
@@ -229,7 +257,7 @@ def test_an_engine_that_comes_back_wrong_does_not_serve(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with service_of_processes(ingests=1) as service, RawStream(service.stub) as stream:
-        stream.open(budget_ms=5000)
+        stream.open(budget_ms=20_000)
         monkeypatch.setenv("FAKE_WRONG", "1")
         service.kill("engine cpu")
         until(lambda: caplog.text.count("answers a known picture otherwise than before") >= 2)
@@ -240,8 +268,7 @@ def test_an_engine_that_comes_back_wrong_does_not_serve(
         assert "started again" in result.message
         monkeypatch.delenv("FAKE_WRONG")
         service.settled(lambda status: len(status.engines) == 1)
-        stream.frame(2, grey_jpeg(25))
-        assert grey_of(stream.result()) == 25
+        answered_in_the_end(stream, 2)
 
 
 def test_it_says_why_it_cannot_start(tmp_path: Path) -> None:
@@ -276,19 +303,20 @@ def test_a_picture_that_kills_its_decoder_kills_one_ingest() -> None:
             stream.cancel()
 
 
-def test_streams_spread_over_the_devices() -> None:
+def test_streams_spread_over_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     with service_of_processes(ingests=1, devices=("fake:0", "fake:1")) as service:
         streams = [RawStream(service.new_stub()) for _ in range(4)]
-        engines = Counter(stream.open(budget_ms=5000).engine.device for stream in streams)
+        engines = Counter(stream.open(budget_ms=20_000).engine.device for stream in streams)
         for stream in streams:
             stream.frame(1, grey_jpeg(45))
         assert [grey_of(stream.result()) for stream in streams] == [45] * 4
-        status = service.status()
+        status = service.settled(lambda status: sum(each.frames for each in status.engines) == 4)
         assert {each.engine.device: each.frames for each in status.engines} == {"fake:0": 2, "fake:1": 2}
+        monkeypatch.setenv("FAKE_WRONG", "1")  # so that it does not come back
         service.kill("engine fake:0")
         with RawStream(service.stub) as stream:
             service.settled(lambda status: len(status.engines) == 1)
-            stream.open(budget_ms=5000)
+            stream.open(budget_ms=20_000)
             stream.frame(1, grey_jpeg(55))
             assert grey_of(stream.result()) == 55
         for stream in streams:
@@ -307,15 +335,15 @@ def test_a_pipeline_of_one_device_is_offered_and_its_streams_go_there(
     with service_of_processes(ingests=1, engine="support.uneven_engine_process", **settings) as service:
         streams = [RawStream(service.new_stub()) for _ in range(6)]
         for stream in streams:
-            stream.open(pipeline="extra", budget_ms=5000)
+            stream.open(pipeline="extra", budget_ms=20_000)
             stream.frame(1, grey_jpeg(45))
         assert [grey_of(stream.result()) for stream in streams] == [45] * 6
-        single = pb.InferRequest(pipeline="extra", frame=pb.Frame(data=grey_jpeg(55), budget_ms=5000))
+        single = pb.InferRequest(pipeline="extra", frame=pb.Frame(data=grey_jpeg(55), budget_ms=20_000))
         assert grey_of(service.stub.Infer(single)) == 55
         lanes = [(each.pipeline, each.frames) for each in service.status().engines]
         assert sorted(lanes) == [("extra", 7), ("grey", 0), ("grey", 0)]
         with RawStream(service.stub) as stream:
-            chosen = stream.open(pipeline="grey", budget_ms=5000).engine.device
+            chosen = stream.open(pipeline="grey", budget_ms=20_000).engine.device
         (extra,) = [each.engine.device for each in service.status().engines if each.pipeline == "extra"]
         assert chosen != extra, "where the fewest are"
         assert states(service) == {"grey": pb.Pipeline.STATE_READY, "extra": pb.Pipeline.STATE_READY}
@@ -371,11 +399,11 @@ def test_all_processes_end_cleanly_on_a_signal(number: signal.Signals) -> None:
         with grpc.insecure_channel(address) as channel:
             stub: Any = pb_grpc.VisionStub(channel)  # type: ignore[no-untyped-call]
             with RawStream(stub) as stream:
-                stream.open(budget_ms=5000)
+                stream.open(budget_ms=20_000)
                 supervisor.send_signal(number)
                 assert stream.reply().notice.kind == pb.Notice.KIND_DRAIN
                 assert stream.rest() == []
-        assert supervisor.wait(20) == 0
+        assert supervisor.wait(40) == 0
         assert supervisor.stderr.read() == ""
         assert all(gone(int(pid)) for pid in pids)
         assert len(pids) == 3

@@ -68,7 +68,7 @@ def server(folder: Path, environment: dict[str, str], port: int) -> Iterator[str
         assert ready.startswith(f"foveate is ready on 127.0.0.1:{port}")
         yield f"127.0.0.1:{port}"
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(40) == 0
 
 
 def _commands() -> list[str]:

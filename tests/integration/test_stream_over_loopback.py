@@ -17,6 +17,7 @@ from foveate.proto import vision_pb2 as pb
 from foveate.service.decode import Decoded, decode_into
 from support.raw_stream import RawStream, verdicts
 from support.service import GREYS, fake_engine, grey_jpeg, grey_of, running_service
+from support.waiting import until
 
 pytestmark = pytest.mark.usefixtures("boundary")
 
@@ -24,8 +25,8 @@ pytestmark = pytest.mark.usefixtures("boundary")
 def test_every_frame_gets_its_own_answer_in_order() -> None:
     random_ = random.Random(4)
     with running_service() as service, RawStream(service.stub) as stream:
-        opened = stream.open(stream_id="gate-7", budget_ms=5000, delivery=pb.DELIVERY_QUEUE, queue_depth=64)
-        assert (opened.stream_id, opened.budget_ms, opened.labels[3]) == ("gate-7", 5000, "grey3")
+        opened = stream.open(stream_id="gate-7", budget_ms=20_000, delivery=pb.DELIVERY_QUEUE, queue_depth=64)
+        assert (opened.stream_id, opened.budget_ms, opened.labels[3]) == ("gate-7", 20_000, "grey3")
         assert (opened.input_width, opened.engine.backend) == (32, "fake")
         greys = [random_.choice(GREYS) for _ in range(40)]
         for sequence, grey in enumerate(greys, start=1):
@@ -38,7 +39,7 @@ def test_every_frame_gets_its_own_answer_in_order() -> None:
 
 def test_boxes_come_back_in_the_frames_own_pixels() -> None:
     with running_service() as service, RawStream(service.stub) as stream:
-        stream.open(budget_ms=5000)
+        stream.open(budget_ms=20_000)
         stream.frame(1, grey_jpeg(55, width=640, height=360))
         result = stream.result()
     (detection,) = result.detections
@@ -55,7 +56,10 @@ def test_streams_share_batches_and_never_swap_answers() -> None:
         for stream in streams:
             stream.open(budget_ms=20_000)
         greys = [10 * index + 5 for index in range(6)]
-        for sequence in (1, 2, 3):
+        sequence, largest = 0, 0
+        while sequence < 3 or largest == 1:  # what comes too slowly for this engine shares no batch: once more
+            assert sequence < 100, "no two frames ever shared a batch"
+            sequence += 1
             gate.clear()
             for stream, grey in zip(streams, greys, strict=True):
                 stream.frame(sequence, grey_jpeg(grey))
@@ -64,7 +68,7 @@ def test_streams_share_batches_and_never_swap_answers() -> None:
             gate.set()
             results = [stream.result() for stream in streams]
             assert [grey_of(result) for result in results] == greys
-        assert max(result.batch_size for result in results) > 1
+            largest = max(result.batch_size for result in results)
         for stream in streams:
             stream.cancel()
 
@@ -96,7 +100,7 @@ def test_a_full_queue_rejects_and_says_so() -> None:
         stream.open(budget_ms=20_000, delivery=pb.DELIVERY_QUEUE, queue_depth=3)
         for sequence in range(1, 11):
             stream.frame(sequence, grey_jpeg(15))
-        service.settled(lambda status: status.ledger.received == 10)
+        service.settled(lambda status: status.ledger.received == 10 and status.ledger.rejected >= 4)
         gate.set()
         results = stream.rest()
     counts = Counter(verdicts(results))
@@ -108,9 +112,9 @@ def test_a_full_queue_rejects_and_says_so() -> None:
 
 def test_a_frame_that_cannot_make_its_budget_is_refused_at_once() -> None:
     with running_service(profile_ms=50) as service, RawStream(service.stub) as stream:
-        stream.open(budget_ms=200)
+        stream.open(budget_ms=20_000)
         stream.frame(1, grey_jpeg(15), budget_ms=20)
-        stream.frame(2, grey_jpeg(15), age_us=190_000)
+        stream.frame(2, grey_jpeg(15), age_us=19_990_000)
         stream.frame(3, grey_jpeg(15))
         results = stream.results(3)
     assert verdicts(results) == ["INFEASIBLE", "INFEASIBLE", "OK"]
@@ -124,21 +128,29 @@ def test_a_frame_expires_when_the_engine_is_late() -> None:
     engine = fake_engine(gate=gate, max_batch=1)
     with running_service(engine, profile_ms=20, slots=2) as service:
         streams = [RawStream(service.stub) for _ in range(3)]
-        for stream in streams:
-            stream.open(budget_ms=150)
-        for stream in streams:
+        for stream, budget_ms in zip(streams, (20_000, 500, 500), strict=True):
+            stream.open(budget_ms=budget_ms)
+        streams[0].frame(1, grey_jpeg(15))
+        gate.wait_for_held()
+        # The one that waits for its turn in a slot, and the one behind it, cannot make it.
+        for stream in streams[1:]:
             stream.frame(1, grey_jpeg(15))
-        # One runs and is held; the one that waits for its turn in a slot, and the one behind it, cannot make it.
-        status = service.settled(lambda status: status.ledger.expired == 2)
-        assert status.ledger.in_flight == 1
+        for stream in streams[1:]:
+            sequence = 1
+            while (answer := stream.result()).verdict == pb.VERDICT_INFEASIBLE:  # it was too late on its way in
+                sequence += 1
+                stream.frame(sequence, grey_jpeg(15))
+            assert verdicts([answer]) == ["EXPIRED"]
+        assert service.settled(lambda status: status.ledger.expired == 2).ledger.in_flight == 1
         gate.set()
-        answers = Counter(name for stream in streams for name in verdicts(stream.rest()))
-    assert answers == {"EXPIRED": 2, "OK": 1}
+        assert verdicts(streams[0].rest()) == ["OK"]
+        for stream in streams:
+            stream.cancel()
 
 
 def test_stage_times_add_up_to_the_total() -> None:
     with running_service(fake_engine(0.01), profile_ms=10) as service, RawStream(service.stub) as stream:
-        stream.open(budget_ms=5000)
+        stream.open(budget_ms=20_000)
         stream.frame(1, grey_jpeg(15))
         times = stream.result().times
     stages = ("receive_queue", "decode", "wait", "copy_in", "infer", "copy_out", "postprocess", "reply_queue")
@@ -153,7 +165,7 @@ def test_the_engine_failing_fails_its_frames_and_no_others() -> None:
     failing = {"now": True}
     engine = fake_engine(fail_when=lambda slot, batch: RuntimeError("out of luck") if failing["now"] else None)
     with running_service(engine) as service, RawStream(service.stub) as stream:
-        stream.open(budget_ms=5000)
+        stream.open(budget_ms=20_000)
         stream.frame(1, grey_jpeg(15))
         first = stream.result()
         failing["now"] = False
@@ -168,12 +180,12 @@ def test_the_engine_failing_fails_its_frames_and_no_others() -> None:
 def test_a_broken_stream_is_taken_up_again_by_its_token() -> None:
     with running_service() as service:
         with RawStream(service.stub) as stream:
-            opened = stream.open(stream_id="dock", budget_ms=5000)
+            opened = stream.open(stream_id="dock", budget_ms=20_000)
             stream.frame(1, grey_jpeg(15))
             stream.result()
         service.settled(lambda status: not status.streams)
         with RawStream(service.stub) as stream:
-            again = stream.open(resume_token=opened.resume_token, budget_ms=5000)
+            again = stream.open(resume_token=opened.resume_token, budget_ms=20_000)
             stream.frame(1, grey_jpeg(15))
             stream.frame(2, grey_jpeg(15))
             results = stream.results(2)
@@ -188,14 +200,14 @@ def test_a_resumed_stream_takes_over_a_connection_that_only_looks_alive() -> Non
         token = old.open(stream_id="dock").resume_token
         assert new.open(resume_token=token).stream_id == "dock"
         assert old.error().code() == grpc.StatusCode.ALREADY_EXISTS
-        new.frame(1, grey_jpeg(15), budget_ms=5000)
+        new.frame(1, grey_jpeg(15), budget_ms=20_000)
         assert verdicts([new.result()]) == ["OK"]
         assert len(service.status().streams) == 1
 
 
 def test_infer_answers_one_picture() -> None:
     with running_service() as service:
-        frame = pb.Frame(sequence=9, data=grey_jpeg(85), budget_ms=5000)
+        frame = pb.Frame(sequence=9, data=grey_jpeg(85), budget_ms=20_000)
         result = service.stub.Infer(pb.InferRequest(frame=frame))
         assert (result.sequence, grey_of(result)) == (9, 85)
         bad = service.stub.Infer(pb.InferRequest(frame=pb.Frame(data=b"nonsense")))
@@ -206,20 +218,24 @@ def test_infer_answers_one_picture() -> None:
 
 def test_how_long_answers_to_single_pictures_take_on_their_way_out_is_learned() -> None:
     with running_service() as service:
-        for _ in range(2):  # with each run what came before it counts
-            service.stub.Infer(pb.InferRequest(frame=pb.Frame(data=grey_jpeg(85), budget_ms=5000)))
         opened = service.server._opened
         assert opened is not None
-        assert opened.device.lane("grey").latency.reply_ns > 0
+        latency = opened.device.lane("grey").latency
+
+        def is_learned() -> bool:
+            service.stub.Infer(pb.InferRequest(frame=pb.Frame(data=grey_jpeg(85), budget_ms=20_000)))
+            return latency.reply_ns > 0
+
+        until(is_learned)  # with each run what is known by then counts
 
 
 def test_only_wanted_classes_and_scores_come_back() -> None:
     with running_service() as service, RawStream(service.stub) as stream:
-        stream.open(classes=["grey3"], budget_ms=5000, delivery=pb.DELIVERY_QUEUE)
+        stream.open(classes=["grey3"], budget_ms=20_000, delivery=pb.DELIVERY_QUEUE)
         stream.frame(1, grey_jpeg(35))
-        stream.frame(2, grey_jpeg(45), budget_ms=5000)
+        stream.frame(2, grey_jpeg(45), budget_ms=20_000)
         seen, unseen = stream.results(2)
-        picky = pb.InferRequest(frame=pb.Frame(data=grey_jpeg(35), budget_ms=5000), min_score=0.95)
+        picky = pb.InferRequest(frame=pb.Frame(data=grey_jpeg(35), budget_ms=20_000), min_score=0.95)
         unsure = service.stub.Infer(picky)
     assert len(seen.detections) == 1
     assert len(unseen.detections) == 0
@@ -242,7 +258,7 @@ def test_slow_decoding_holds_up_nobody_else(monkeypatch: pytest.MonkeyPatch) -> 
     def slow_for_wide_frames(row: Any, data: Any, kind: Any, size: tuple[int, int], model: Any) -> Decoded:
         if size[0] == 320:
             decoding.set()
-            assert go_on.wait(20)
+            assert go_on.wait(50)
         return decode_into(row, data, kind, size, model)
 
     monkeypatch.setattr("foveate.service.whole_frame.decode_into", slow_for_wide_frames)
@@ -250,7 +266,7 @@ def test_slow_decoding_holds_up_nobody_else(monkeypatch: pytest.MonkeyPatch) -> 
         for stream in (slow, quick):
             stream.open(budget_ms=20_000)
         slow.frame(1, grey_jpeg(15, width=320))
-        assert decoding.wait(10)
+        assert decoding.wait(40)
         for sequence in range(1, 6):
             quick.frame(sequence, grey_jpeg(25))
             assert grey_of(quick.result()) == 25
@@ -316,14 +332,14 @@ def test_a_stream_hears_of_a_changed_rate_before_its_next_answer() -> None:
 def test_traced_frames_show_their_stages_and_their_batch(tmp_path: Path) -> None:
     file = tmp_path / "trace.json"
     with running_service(trace=file, trace_sample=2) as service, RawStream(service.stub) as stream:
-        stream.open(stream_id="door", budget_ms=5000)
+        stream.open(stream_id="door", budget_ms=20_000)
         for sequence in range(1, 6):
             stream.frame(sequence, grey_jpeg(15))
             stream.result()
         stream.frame(6, b"nonsense")
         stream.result()
         for _ in range(2):
-            service.stub.Infer(pb.InferRequest(frame=pb.Frame(sequence=9, data=grey_jpeg(15), budget_ms=5000)))
+            service.stub.Infer(pb.InferRequest(frame=pb.Frame(sequence=9, data=grey_jpeg(15), budget_ms=20_000)))
     events = json.loads(file.read_text())
     frames = [event for event in events if event["name"] == "frame" and event["ph"] == "X"]
     assert [(event["args"]["sequence"], event["args"]["verdict"]) for event in frames] == [

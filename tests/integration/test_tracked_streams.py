@@ -15,7 +15,7 @@ from support.raw_stream import RawStream, verdicts
 from support.service import grey_config, grey_jpeg, running_service
 
 TESTS = Path(__file__).resolve().parents[1]
-STREAM = {"budget_ms": 10_000, "fps": 20.0}
+STREAM = {"budget_ms": 20_000, "fps": 20.0}
 
 
 def tracked(**settings: object) -> dict[str, PipelineConfig]:
@@ -57,7 +57,7 @@ def test_each_stream_counts_for_itself() -> None:
 def test_a_single_picture_and_a_pipeline_without_tracking_have_no_ids() -> None:
     with running_service(pipelines=tracked(confirm_frames=1)) as service:
         for _ in range(2):
-            frame = pb.Frame(sequence=1, data=grey_jpeg(15), budget_ms=10_000)
+            frame = pb.Frame(sequence=1, data=grey_jpeg(15), budget_ms=20_000)
             reply = service.stub.Infer(pb.InferRequest(frame=frame))
             assert [detection.track_id for detection in reply.detections] == [0]
     with running_service() as service, RawStream(service.stub) as stream:

@@ -98,7 +98,7 @@ def subscribed(port: int) -> Iterator[Subscriber]:
     """Listen until the block ends."""
     subscriber = Subscriber(port)
     try:
-        assert subscriber.ready.wait(20.0)
+        assert subscriber.ready.wait(40.0)
         yield subscriber
     finally:
         subscriber.client.disconnect()

@@ -43,6 +43,7 @@ __all__ = [
     "HandStage",
     "answer_to",
     "cascade_stage",
+    "classifier_model",
     "shades_engine",
     "shades_opening",
     "write_detector",
@@ -326,6 +327,11 @@ def answer_to(job: Job) -> Answer:
 
 
 _HEADS = {"detect": "yolo_end2end", "classify": "logits", "embed": "embedding"}
+
+
+def classifier_model(labels: tuple[str, ...]) -> PreparedModel:
+    """The package of a classifier that is never run."""
+    return _model("classify", labels)
 
 
 def _model(task: Any, labels: tuple[str, ...]) -> PreparedModel:

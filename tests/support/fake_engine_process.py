@@ -1,7 +1,7 @@
 """The engine process of a service with the fake detector.
 
 The environment, as it is when the process starts, says how long a batch takes, whether the answers are wrong, and
-after how many batches the device is lost, or a run does not come back.
+after how many batches the device is lost, a run does not come back, or the scheduler fails.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from foveate.engines.contract import Slot
 from foveate.engines.errors import DeviceLost
 from foveate.engines.fake import Gate
 from foveate.service import engine_process
+from foveate.service.scheduler import Plan, Scheduler
 from support.service import fake_engine, fake_opening
 
 __all__: list[str] = []
@@ -46,6 +47,18 @@ def _stuck_after(batches: int) -> Callable[[Slot, int], None]:
     return fail_never
 
 
+def _fail_planning_after(batches: int) -> None:
+    plan, planned = Scheduler.plan, itertools.count(1)
+
+    def fail(scheduler: Scheduler[Any], now_ns: int, engine_free_ns: int) -> Plan[Any]:
+        made = plan(scheduler, now_ns, engine_free_ns)
+        if made.batch and next(planned) > batches:
+            raise ZeroDivisionError("a fault of the scheduler")
+        return made
+
+    Scheduler.plan = fail  # type: ignore[method-assign, assignment]
+
+
 if __name__ == "__main__":
     latency_s = float(os.environ.get("FAKE_LATENCY_S", "0"))
     engine = fake_engine(latency_s)
@@ -55,4 +68,6 @@ if __name__ == "__main__":
         engine.fail_when = _lost_after(int(batches))
     if batches := os.environ.get("FAKE_STUCK_AFTER"):
         engine.fail_when = _stuck_after(int(batches))
+    if batches := os.environ.get("FAKE_PLANS"):
+        _fail_planning_after(int(batches))
     engine_process.main(fake_opening(engine, max(1.0, latency_s * 1e3), {}))

@@ -45,7 +45,7 @@ class ServiceOfProcesses:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in the supervisor's loop."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(40)
 
     def pid(self, name: str) -> int:
         return self.supervisor.processes[name]
@@ -58,10 +58,10 @@ class ServiceOfProcesses:
 
     def status(self) -> pb.GetStatusReply:
         """From whichever ingest answers: any must know everything."""
-        reply: pb.GetStatusReply = self.stub.GetStatus(pb.GetStatusRequest(), wait_for_ready=True, timeout=10)
+        reply: pb.GetStatusReply = self.stub.GetStatus(pb.GetStatusRequest(), wait_for_ready=True, timeout=30)
         return reply
 
-    def settled(self, holds: Any, timeout_s: float = 20.0) -> pb.GetStatusReply:
+    def settled(self, holds: Any, timeout_s: float = 40.0) -> pb.GetStatusReply:
         """The status as soon as it is as expected."""
         pause, status = threading.Event(), None
         for _ in range(int(timeout_s / 0.05)):

@@ -21,7 +21,7 @@ __all__ = ["Prometheus", "prometheus"]
 
 Sample = tuple[Mapping[str, str], float]
 _CONFIG = """
-global: {{scrape_interval: 200ms, evaluation_interval: 200ms}}
+global: {{scrape_interval: 500ms, evaluation_interval: 200ms}}
 rule_files: [{rules}]
 scrape_configs:
   - job_name: foveate
@@ -35,10 +35,17 @@ class Prometheus:
 
     def __init__(self, address: str) -> None:
         self._url = f"http://{address}"
+        self._at: dict[str, str] = {}
 
     def query(self, expression: str) -> list[Sample]:
-        """What an expression gives now. Raises: AssertionError if Prometheus does not accept it."""
-        return [(each["metric"], float(each["value"][1])) for each in self._api("query", query=expression)["result"]]
+        """What an expression gives as of the latest `scraped`, or now.
+
+        Raises: AssertionError if Prometheus does not accept it.
+        """
+        return [
+            (each["metric"], float(each["value"][1]))
+            for each in self._api("query", query=expression, **self._at)["result"]
+        ]
 
     def number(self, expression: str) -> float:
         """The one number that an expression gives now; NaN if it gives none."""
@@ -51,9 +58,11 @@ class Prometheus:
         return {labels.get(label, ""): value for labels, value in self.query(expression)}
 
     def scraped(self) -> None:
-        """Return once a scrape that began after this call was stored."""
+        """Return once a scrape that began after this call was stored; what fails later changes no answer."""
+        self._at = {}
         now = float(self._api("query", query="time()")["result"][1])
         until(lambda: self.number("min(timestamp(foveate_build_info))") > now)
+        self._at = {"time": f"{self.number('min(timestamp(foveate_build_info))'):.3f}"}
 
     def rules(self) -> list[Mapping[str, Any]]:
         """The rules that it evaluates, and how they are."""
@@ -83,7 +92,7 @@ class Prometheus:
 
 @contextmanager
 def prometheus(folder: Path, target: str, rules: Path) -> Iterator[Prometheus]:
-    """Scrape HOST:PORT five times a second until the block ends, with its data below `folder`."""
+    """Scrape HOST:PORT twice a second until the block ends, with its data below `folder`."""
     program = require_program("prometheus")
     config = folder / "prometheus.yml"
     config.write_text(_CONFIG.format(target=target, rules=rules), encoding="utf-8")

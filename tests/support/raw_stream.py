@@ -17,7 +17,7 @@ __all__ = ["RawStream", "verdicts"]
 class RawStream:
     """One `Stream` RPC: messages go out as the test says, replies come in as the server sends them."""
 
-    def __init__(self, stub: Any, timeout_s: float = 30.0) -> None:
+    def __init__(self, stub: Any, timeout_s: float = 50.0) -> None:
         self._outgoing: queue.SimpleQueue[pb.StreamRequest | None] = queue.SimpleQueue()
         self.call = stub.Stream(self._requests(), timeout=timeout_s)
 

@@ -132,7 +132,7 @@ class RunningService:
         reply: pb.GetStatusReply = self.stub.GetStatus(pb.GetStatusRequest())
         return reply
 
-    def settled(self, holds: Callable[[pb.GetStatusReply], bool], timeout_s: float = 10.0) -> pb.GetStatusReply:
+    def settled(self, holds: Callable[[pb.GetStatusReply], bool], timeout_s: float = 40.0) -> pb.GetStatusReply:
         """The status as soon as it is as expected; the server has no event for what a test waits for."""
         pause, ends = threading.Event(), timeout_s / 0.01
         for _ in range(int(ends)):
@@ -172,7 +172,7 @@ def running_service(
             await server.start()
             return server
 
-        server = asyncio.run_coroutine_threadsafe(start(), loop).result(20)
+        server = asyncio.run_coroutine_threadsafe(start(), loop).result(40)
         service = RunningService(server.address, engine, server, loop)
         try:
             yield service
@@ -180,7 +180,7 @@ def running_service(
             service.channel.close()
             if engine.gate is not None:
                 engine.gate.set()
-            service.start(server.stop(0)).result(20)
+            service.start(server.stop(0)).result(40)
             for close in closing:
                 loop.call_soon_threadsafe(close)
 

@@ -53,7 +53,7 @@ class Gate:
             finally:
                 self._held -= 1
 
-    def wait_for_held(self, count: int = 1, timeout_s: float = 10.0) -> None:
+    def wait_for_held(self, count: int = 1, timeout_s: float = 30.0) -> None:
         """Return when `count` batches stand before the door. Raises: TimeoutError."""
         with self._changed:
             if not self._changed.wait_for(lambda: self._held >= count, timeout_s):

@@ -347,8 +347,24 @@ class ListPipelinesRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class CascadeStage(_message.Message):
+    __slots__ = ("name", "pipeline", "model", "task", "labels", "classes")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PIPELINE_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    pipeline: str
+    model: str
+    task: str
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    classes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., pipeline: _Optional[str] = ..., model: _Optional[str] = ..., task: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., classes: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class Pipeline(_message.Message):
-    __slots__ = ("name", "is_default", "state", "message", "model", "task", "engine", "labels", "input_width", "input_height", "smallest_budget_ms", "licence")
+    __slots__ = ("name", "is_default", "state", "message", "model", "task", "engine", "labels", "input_width", "input_height", "smallest_budget_ms", "licence", "cascade")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[Pipeline.State]
@@ -369,6 +385,7 @@ class Pipeline(_message.Message):
     INPUT_HEIGHT_FIELD_NUMBER: _ClassVar[int]
     SMALLEST_BUDGET_MS_FIELD_NUMBER: _ClassVar[int]
     LICENCE_FIELD_NUMBER: _ClassVar[int]
+    CASCADE_FIELD_NUMBER: _ClassVar[int]
     name: str
     is_default: bool
     state: Pipeline.State
@@ -381,7 +398,8 @@ class Pipeline(_message.Message):
     input_height: int
     smallest_budget_ms: float
     licence: str
-    def __init__(self, name: _Optional[str] = ..., is_default: _Optional[bool] = ..., state: _Optional[_Union[Pipeline.State, str]] = ..., message: _Optional[str] = ..., model: _Optional[str] = ..., task: _Optional[str] = ..., engine: _Optional[_Union[EngineDescription, _Mapping]] = ..., labels: _Optional[_Iterable[str]] = ..., input_width: _Optional[int] = ..., input_height: _Optional[int] = ..., smallest_budget_ms: _Optional[float] = ..., licence: _Optional[str] = ...) -> None: ...
+    cascade: _containers.RepeatedCompositeFieldContainer[CascadeStage]
+    def __init__(self, name: _Optional[str] = ..., is_default: _Optional[bool] = ..., state: _Optional[_Union[Pipeline.State, str]] = ..., message: _Optional[str] = ..., model: _Optional[str] = ..., task: _Optional[str] = ..., engine: _Optional[_Union[EngineDescription, _Mapping]] = ..., labels: _Optional[_Iterable[str]] = ..., input_width: _Optional[int] = ..., input_height: _Optional[int] = ..., smallest_budget_ms: _Optional[float] = ..., licence: _Optional[str] = ..., cascade: _Optional[_Iterable[_Union[CascadeStage, _Mapping]]] = ...) -> None: ...
 
 class ListPipelinesReply(_message.Message):
     __slots__ = ("pipelines",)

@@ -21,6 +21,7 @@ from foveate.client.frame import Frame, FrameLike
 from foveate.client.reconnect import Reconnect
 from foveate.client.result import Attribute, ClassScore, Detections, Result, StageTimes, Verdict
 from foveate.client.server_info import (
+    CascadeStage,
     EngineDescription,
     EngineStatus,
     Grant,
@@ -39,6 +40,7 @@ __all__ = [
     "AsyncStream",
     "Attribute",
     "BudgetTooSmall",
+    "CascadeStage",
     "ClassScore",
     "Client",
     "ClientError",

@@ -23,6 +23,7 @@ from foveate.client.result import (
 )
 from foveate.client.schedule import Outcome
 from foveate.client.server_info import (
+    CascadeStage,
     EngineDescription,
     EngineStatus,
     Grant,
@@ -150,7 +151,12 @@ def pipeline_from_message(pipeline: vision_pb2.Pipeline) -> PipelineInfo:
         input_height=pipeline.input_height,
         smallest_budget_ms=pipeline.smallest_budget_ms,
         licence=pipeline.licence,
+        cascade=tuple(_cascade_stage(stage) for stage in pipeline.cascade),
     )
+
+
+def _cascade_stage(stage: vision_pb2.CascadeStage) -> CascadeStage:
+    return CascadeStage(stage.name, stage.pipeline, stage.model, stage.task, tuple(stage.labels), tuple(stage.classes))
 
 
 def status_from_message(status: vision_pb2.GetStatusReply) -> ServerStatus:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 __all__ = [
+    "CascadeStage",
     "EngineDescription",
     "EngineStatus",
     "Grant",
@@ -64,6 +65,23 @@ class StreamInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class CascadeStage:
+    """A model that looks at what a pipeline has detected, and says an attribute of it."""
+
+    name: str
+    """As in `Attribute.name`."""
+    pipeline: str
+    """Whose engine runs it."""
+    model: str
+    task: str
+    """classify or embed."""
+    labels: tuple[str, ...]
+    """Class names by class id; empty where it embeds."""
+    classes: tuple[str, ...]
+    """Labels of the detections that it looks at; empty: all of them."""
+
+
+@dataclass(frozen=True, slots=True)
 class PipelineInfo:
     """One pipeline of a server."""
 
@@ -84,6 +102,8 @@ class PipelineInfo:
     smallest_budget_ms: float
     licence: str
     """Of the weights, as an SPDX expression."""
+    cascade: tuple[CascadeStage, ...] = ()
+    """What looks closer at its detections."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,11 +44,17 @@ _WINDOW_BESIDE_QUEUE = 16
 
 
 def admit_stream(
-    options: StreamOptions, latency: LatencyModel, batch_cap: int, spoken_for: float, fits_fps: float = math.inf
+    options: StreamOptions,
+    latency: LatencyModel,
+    batch_cap: int,
+    spoken_for: float,
+    fits_fps: float = math.inf,
+    elsewhere: float = 0.0,
 ) -> Grant:
     """Decide what a new stream can be promised where a share `spoken_for` of the device (0..1 and beyond) is taken.
 
-    `fits_fps` is the frame rate that it would get as best effort.
+    `fits_fps` is the frame rate that it would get as best effort; `elsewhere` the share that would be taken, with its
+    crops, of the fullest of the other devices that its cascade runs on.
     Raises: BudgetTooSmall if no frame could ever make its budget; Overloaded if next to nothing is left for it.
     """
     smallest_ns = latency.smallest_budget_ns
@@ -58,7 +64,7 @@ def admit_stream(
             f"the smallest possible is {smallest_ns / 1e6:.1f} ms (two runs of {latency.latency_ns(1) / 1e6:.1f} ms "
             f"and {latency.margin_ns / 1e6:.1f} ms kept free); open the stream with at least that"
         )
-    if spoken_for + load(options, latency, batch_cap) <= _GUARANTEED_LOAD:
+    if max(spoken_for + load(options, latency, batch_cap), elsewhere) <= _GUARANTEED_LOAD:
         return Grant.GUARANTEED
     if fits_fps < min(options.fps or _LEAST_FPS, _LEAST_FPS):
         raise Overloaded(

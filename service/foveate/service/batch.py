@@ -53,12 +53,13 @@ class Batch:
     """What the device has put into the slot, and where it lies."""
     placed_ns: int = 0
     """When that was done; 0: there is none."""
-    _left: int = field(init=False)
+    _left: set[Entry] = field(init=False)
+    """Whose rows are being written."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _decoded: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
-        self._left = len(self.entries)
+        self._left = set(self.entries)
 
     def ready(self) -> list[Entry]:
         """Those that run, in the order of their rows."""
@@ -68,17 +69,17 @@ class Batch:
         """These are decoded once more, after all were: the device could not."""
         for entry in entries:
             del self.encoded[entry]
-        self._left = len(entries)
+        self._left = set(entries)
         self._decoded.clear()
 
     def decoded(self, entry: Entry, succeeded: bool, encoded: Encoded | None = None) -> None:
-        """A frame's row is written, or never will be. Called once for each frame, from any thread."""
+        """A frame's row is written, or never will be. From any thread."""
         if not succeeded:
             entry.out = True
         elif encoded:
             self.encoded[entry] = encoded
         with self._lock:
-            self._left -= 1
+            self._left.discard(entry)
             if not self._left:
                 self._decoded.set()
 

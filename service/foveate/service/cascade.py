@@ -96,6 +96,10 @@ class Crop:
         """See `AtDevice`."""
         self.cascade.miss(self, _WHY.get(refusal.verdict, refusal.message))
 
+    def failed(self, message: str) -> None:
+        """See `AtDevice`."""
+        self.cascade.miss(self, message)
+
 
 class Look(NamedTuple):
     """A detection that a stage is to look at."""

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from foveate.service.link import Link
 
@@ -21,9 +21,13 @@ class Child:
     """A child process and the link to it. Start it in the thread that lives as long as the service."""
 
     def __init__(self, module: str) -> None:
-        """Start `module` as a program. It is spawned afresh, so that it inherits no thread and no lock."""
+        """Start `module` as a program. It is spawned afresh, so that it inherits no thread and no lock.
+
+        Raises: OSError if the kernel has no more processes, or files, to give.
+        """
         ours, theirs = Link.pair()
-        with theirs:
+        with theirs, ExitStack() as undo:
+            undo.callback(ours.close)
             # A session of its own: Ctrl-C in the terminal reaches the supervisor alone, which drains in order.
             self._process = subprocess.Popen(
                 [sys.executable, "-m", module, str(theirs.fileno()), str(logging.getLogger().getEffectiveLevel())],
@@ -31,6 +35,7 @@ class Child:
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
+            undo.pop_all()
         self.link = Link(ours)
 
     @property

@@ -24,7 +24,7 @@ from foveate.service.frame import (
     Verdict,
 )
 from foveate.service.ledger import Ledger
-from foveate.service.pipeline import Pipeline, Unavailable
+from foveate.service.pipeline import CascadeStage, Pipeline, PipelineSet, Unavailable
 from foveate.service.stream import CameraStream, DrainNotice, RateNotice
 from foveate.service.whole_service import StreamStatus
 
@@ -166,8 +166,11 @@ def notice_message(notice: DrainNotice | RateNotice) -> pb.Notice:
     return pb.Notice(kind=pb.Notice.KIND_DRAIN, grace_ms=notice.grace_ms)
 
 
-def pipeline_message(pipeline: Pipeline | Unavailable, is_default: bool, smallest_budget_ns: int = 0) -> pb.Pipeline:
-    """A configured pipeline, served or not."""
+def pipeline_message(
+    pipeline: Pipeline | Unavailable, pipelines: PipelineSet, smallest_budget_ns: int = 0
+) -> pb.Pipeline:
+    """A configured pipeline, served or not; `pipelines` are all, whose models its cascade may run."""
+    is_default = pipeline.name == pipelines.default
     if isinstance(pipeline, Unavailable):
         return pb.Pipeline(
             name=pipeline.name,
@@ -189,7 +192,25 @@ def pipeline_message(pipeline: Pipeline | Unavailable, is_default: bool, smalles
         input_height=manifest.input.height_px,
         smallest_budget_ms=smallest_budget_ns / _MS,
         licence=manifest.licence,
+        cascade=[_stage_message(stage, pipeline, pipelines) for stage in pipeline.cascade],
     )
+
+
+def _stage_message(stage: CascadeStage, detector: Pipeline, pipelines: PipelineSet) -> pb.CascadeStage:
+    message = pb.CascadeStage(
+        name=stage.name,
+        pipeline=stage.pipeline,
+        classes=[detector.model.labels[each] for each in sorted(stage.class_ids or ())],
+    )
+    runs_on = pipelines.all.get(stage.pipeline)
+    if isinstance(runs_on, Pipeline):
+        manifest = runs_on.model.manifest
+        message.model, message.task = manifest.name, manifest.task
+        if manifest.task == "classify":
+            message.labels.extend(runs_on.model.labels)
+    elif runs_on:
+        message.model = runs_on.model
+    return message
 
 
 def engine_message(info: EngineInfo) -> pb.EngineDescription:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -24,6 +25,7 @@ from foveate.service.boundary import (
     VideoUnit,
 )
 from foveate.service.device_stream import DeviceStream
+from foveate.service.device_time import DeviceTime
 from foveate.service.device_video import DeviceVideo, VideoSession
 from foveate.service.frame import Grant, PixelFormat, StreamOptions, Verdict
 from foveate.service.lane import Lane
@@ -54,7 +56,7 @@ class Device:
             return DeviceSession(self, ingest, self._sessions)
 
     def when_lost(self, call: Callable[[str, str], object]) -> None:
-        """Have `call` told, from a lane's thread, of a pipeline whose engine has lost its device, and why."""
+        """Have `call` told, from a lane's thread, of a pipeline that can be run no more in this process, and why."""
         for lane in self.lanes.values():
             lane.when_lost = partial(call, lane.pipeline)
 
@@ -91,11 +93,12 @@ class Device:
             raise EngineUnavailable(f"pipeline {lane.pipeline!r} is not served any more: {lane.lost}")
         options, latency, cap = stream.options, lane.latency, lane.batch_cap
         with self._lock:
-            beside = self._streams_beside(lane)
-            spoken_for = admission.guaranteed_load(list(beside), options.priority, self._load_of)
-            cost_s = admission.frame_s(latency, cap)
-            fits_fps = admission.fitting_rate(options, cost_s, beside, time.monotonic_ns())
-            stream.grant = admission.admit_stream(options, latency, cap, spoken_for, fits_fps)
+            cost_s, now_ns = admission.frame_s(latency, cap), time.monotonic_ns()
+            fits_fps = admission.fitting_rate(options, cost_s, self._streams_beside(lane), now_ns)
+            shares = self._spoken_for(lane, options, now_ns)
+            here = shares.pop(lane.device_time)
+            elsewhere = max(shares.values(), default=0.0)
+            stream.grant = admission.admit_stream(options, latency, cap, here, fits_fps, elsewhere)
             self._streams[stream] = lane
         self.rate(at_once=True)
 
@@ -127,6 +130,29 @@ class Device:
         lanes = [each for each in self.lanes.values() if each.device_time is lane.device_time]
         costs_s = {each: admission.frame_s(each.latency, each.batch_cap) for each in lanes}
         return {stream: costs_s[runs_on] for stream, runs_on in self._streams.items() if runs_on in costs_s}
+
+    def _spoken_for(self, lane: Lane, options: StreamOptions, now_ns: int) -> dict[DeviceTime, float]:
+        """What is spoken for of a lane's device, and of those that a new stream's crops run on, with these crops.
+
+        Of crops it may be expected to have, for each of its frames, as many as the streams of its pipeline have now.
+        """
+        frames = (
+            each for each in self._streams if each.options.pipeline == options.pipeline and not each.options.crops
+        )
+        frames_fps = math.fsum(each.arrivals.fps(now_ns) or 0.0 for each in frames)
+        crops = [(lane, 0.0)]
+        for stream, runs_on in self._streams.items():
+            crops_fps = stream.arrivals.fps(now_ns) if stream.options.crops_of == options.pipeline else 0.0
+            if crops_fps and frames_fps and options.fps:
+                asks = replace(stream.options, fps=options.fps * crops_fps / frames_fps)
+                crops.append((runs_on, admission.load(asks, runs_on.latency, runs_on.batch_cap)))
+        shares: dict[DeviceTime, float] = {}
+        for runs_on, share in crops:
+            if runs_on.device_time not in shares:
+                streams = list(self._streams_beside(runs_on))
+                shares[runs_on.device_time] = admission.guaranteed_load(streams, options.priority, self._load_of)
+            shares[runs_on.device_time] += share
+        return shares
 
     def _load_of(self, stream: DeviceStream) -> float:
         """The share of the device that a stream asks for."""

@@ -76,8 +76,7 @@ class VisionEdge(pb_grpc.VisionServicer):
         smallest_ns = {lane.pipeline: lane.smallest_budget_ns for lane in status.lanes}
         return pb.ListPipelinesReply(
             pipelines=[
-                pipeline_message(each, each.name == pipelines.default, smallest_ns.get(each.name, 0))
-                for each in pipelines.all.values()
+                pipeline_message(each, pipelines, smallest_ns.get(each.name, 0)) for each in pipelines.all.values()
             ]
         )
 

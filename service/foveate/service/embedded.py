@@ -1,7 +1,8 @@
 """A server of one's own, in a child process, for as long as a `with` block lasts.
 
 The child is a module run as a program, this one unless another is named: it takes its settings from its standard
-input, says where it listens, and stops when its standard input ends, so that it never outlives a parent that died.
+input, says in one line of JSON where it listens, and stops when its standard input ends, so that it never outlives a
+parent that died.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     NewService = Callable[[ServiceConfig], RunningService]
 
-__all__ = ["ChildServer", "child_server", "embedded_server", "main", "serve_parent"]
+__all__ = ["ChildServer", "child_server", "embedded_child", "embedded_server", "main", "serve_parent"]
 
 _THIS_MODULE = "foveate.service.embedded"
 
@@ -42,12 +43,19 @@ def embedded_server(pipelines: Sequence[str] = (), config: ServiceConfig | None 
     `pipelines` names those to serve, out of the configured ones, the first as the default; none: all of them.
     Raises: FoveateError with the server's own message if it cannot start.
     """
+    with embedded_child(pipelines, config) as child:
+        yield child.address
+
+
+@contextmanager
+def embedded_child(pipelines: Sequence[str] = (), config: ServiceConfig | None = None) -> Iterator[ChildServer]:
+    """As `embedded_server`, and give all that is known of it."""
     settings = config or load_config()
     if pipelines:
         settings = only_pipelines(settings, pipelines)
     settings = settings.model_copy(update={"listen": "127.0.0.1:0", "drain_grace_ms": 1000})
     with child_server(_THIS_MODULE, settings.model_dump_json()) as child:
-        yield child.address
+        yield child
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +63,10 @@ class ChildServer:
     """A server in a process of its own."""
 
     address: str
+    """HOST:PORT."""
     pid: int
+    page: str = ""
+    """The URL of its live page; "": it has none."""
 
 
 @contextmanager
@@ -78,7 +89,8 @@ def child_server(module: str, settings: str) -> Iterator[ChildServer]:
             with suppress(BrokenPipeError):  # it died at once; its end of output says so
                 process.stdin.write(settings + "\n")
                 process.stdin.flush()
-            yield ChildServer(_address(process), process.pid)
+            said = _said(process)
+            yield ChildServer(said["address"], process.pid, said.get("page", ""))
         finally:
             process.terminate()
             try:
@@ -87,15 +99,16 @@ def child_server(module: str, settings: str) -> Iterator[ChildServer]:
                 process.kill()
 
 
-def _address(process: subprocess.Popen[str]) -> str:
+def _said(process: subprocess.Popen[str]) -> dict[str, str]:
+    """Where it listens. Raises: FoveateError with its own message if it cannot start."""
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line:
         raise EngineError("the embedded server died while it started: see its messages above")
-    outcome = json.loads(line)
+    outcome: dict[str, str] = json.loads(line)
     if "error" in outcome:
         raise getattr(errors, outcome["kind"], FoveateError)(outcome["error"])
-    return str(outcome["address"])
+    return outcome
 
 
 def main() -> None:
@@ -117,14 +130,23 @@ def serve_parent(read: Callable[[str], tuple[ServiceConfig, NewService]]) -> Non
 
 
 def _stop_with_parent() -> None:
-    sys.stdin.read()
-    os.kill(os.getpid(), signal.SIGTERM)
+    try:
+        sys.stdin.buffer.read()
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 async def _run(config: ServiceConfig, new: NewService) -> None:
     from foveate.service.serve import serve
 
-    await serve(config, lambda address, _: print(json.dumps({"address": address}), flush=True), new)
+    said: dict[str, str] = {}
+
+    def say(**more: str) -> None:
+        said.update(more)
+        if "page" in said or not config.http:  # all in one line: the parent reads no more
+            print(json.dumps(said), flush=True)
+
+    await serve(config, lambda address, _: say(address=address), new, on_page=lambda page: say(page=page))
 
 
 if __name__ == "__main__":

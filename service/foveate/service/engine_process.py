@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -127,7 +127,7 @@ class _EngineProcess:
         if self._opened is None or self._pipelines is None:
             raise EngineError("an ingest came before the engines were loaded")
         arguments = (link, self._opened.device, self._pipelines, self._slots.shared.files)
-        threading.Thread(target=serve_ingest, args=arguments, name="ingest", daemon=True).start()
+        threading.Thread(target=_serve_ingest, args=arguments, name="ingest", daemon=True).start()
 
     def _stuck(self) -> bool:
         """Whether a run does not come back: its frames are answered only if this process ends."""
@@ -138,9 +138,17 @@ class _EngineProcess:
         return [replace(lane, engine=replace(lane.engine, device=self._device)) for lane in lanes]
 
 
+def _serve_ingest(link: Link, device: Device, pipelines: PipelineSet, memories: Mapping[str, int]) -> None:
+    try:
+        serve_ingest(link, device, pipelines, memories)
+    except Exception:  # noqa: BLE001 - the outer edge of the thread: only another process gets the ingest a new link
+        _log.critical("an ingest can be served no more, the process ends to be started anew", exc_info=True)
+        os._exit(1)
+
+
 def _start_anew(pipeline: str, reason: str) -> None:
-    """End this process, so that the supervisor starts another: none of its engines can use the device any more."""
-    _log.critical("%s has lost its device, the process ends to be started anew: %s", pipeline, reason)
+    """End this process, so that the supervisor starts another: this one can run nothing more."""
+    _log.critical("%s can be run no more, the process ends to be started anew: %s", pipeline, reason)
     os._exit(1)  # what is in flight is failed by the ingests, and nothing here can release the device
 
 

@@ -102,8 +102,14 @@ class StreamOptions:
     """Pixels; only with the raw formats."""
     height: int = 0
     view: DecodeOptions = field(default_factory=lambda: DecodeOptions(0.0, 100))
-    crops: bool = False
-    """Its frames are crops of another stream's, as many as are detected there: what they cost is measured."""
+    crops_of: str = ""
+    """The pipeline of which its frames are crops, as many as are detected there: what they cost is measured. "": of
+    none, they are whole."""
+
+    @property
+    def crops(self) -> bool:
+        """Whether its frames are crops of another stream's."""
+        return bool(self.crops_of)
 
 
 @dataclass(frozen=True, slots=True)

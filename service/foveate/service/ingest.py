@@ -83,6 +83,9 @@ class AtDevice(Protocol):
     def refused(self, refusal: Refused, engine: str) -> None:
         """Learn that it was not run, or in vain; `engine` is the one that did, if any."""
 
+    def failed(self, message: str) -> None:
+        """Be answered, if it is not yet: what was to be learnt of it could not be."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Served:
@@ -110,6 +113,8 @@ class Ingest:
         self._decoders = decoders
         self._numbers = itertools.count(1)
         self._held: dict[int, AtDevice] = {}
+        self._numbers_of: dict[CameraStream, set[int]] = {}
+        """Which of these are a stream's, so that its end costs no more than what it has here."""
         self._ran: deque[Callable[[], None]] = deque()
         """What is still to be done about frames and crops that have run."""
         self._cascades: dict[CameraStream, StreamCascade] = {}
@@ -141,12 +146,13 @@ class Ingest:
         """Let the device have a frame or a crop; what becomes of it, it is told itself. Returns its number."""
         number = next(self._numbers)
         self._held[number] = held
+        self._numbers_of.setdefault(held.stream, set()).add(number)
         device.submit(FrameTicket(number, stream, deadline_ns, held.prepare_ns, again))
         return number
 
     def take_back(self, number: int) -> None:
         """Nobody waits for it any more; what the device still says of it is ignored."""
-        self._held.pop(number, None)
+        self._let_go(number)
 
     def observe_loop(self) -> None:
         """Learn how long the event loop takes to come round now."""
@@ -159,7 +165,7 @@ class Ingest:
 
     def forget(self, stream: CameraStream) -> None:
         """A stream is over: let go of all that is its own; what the device still says of it is ignored."""
-        for number in [number for number, held in self._held.items() if held.stream is stream]:
+        for number in self._numbers_of.pop(stream, ()):
             del self._held[number]
         if cascade := self._cascades.pop(stream, None):
             cascade.close()
@@ -188,33 +194,53 @@ class Ingest:
         served = self._served[pipeline]
         pixels = served.slots[slot]
         for row in rows:
-            self._decoders.submit(self._decode, row, pixels[row.row], served.pipeline.model, done)
+            try:
+                self._decoders.submit(self._decode, row, pixels[row.row], served.pipeline.model, done)
+            except RuntimeError as error:  # no thread can be had, or all is over: a lane waits for this row
+                done(row.frame, False)
+                self.refuse([Refused(row.frame, Verdict.FAILED, f"the frame could not be decoded: {error}")])
 
     def settle_refused(self, refused: Sequence[Refused]) -> None:
         """As `refuse`, in the event loop's thread."""
         for refusal in refused:
-            if held := self._held.pop(refusal.frame, None):
-                held.refused(refusal, self._engine_name(held, refusal))
+            if held := self._let_go(refusal.frame):
+                self._settle(held, partial(held.refused, refusal, self._engine_name(held, refusal)))
 
     def settle_run(self, pipeline: str, ran: Ran, outputs: Sequence[tuple[int, Mapping[str, NDArray[Any]]]]) -> None:
         """As `deliver`, in the event loop's thread: at once as far as that takes no longer than `_TURN_NS`."""
         idle, served = not self._ran, self._served[pipeline].pipeline
         for number, rows in outputs:
-            if held := self._held.pop(number, None):
-                self._ran.append(partial(held.ran, served, ran, rows))
+            if held := self._let_go(number):
+                self._ran.append(partial(self._settle, held, partial(held.ran, served, ran, rows)))
         if idle:
             self._settle_ran()
 
     def _settle_ran(self) -> None:
         until_ns = time.monotonic_ns() + _TURN_NS
+        while self._ran:
+            self._ran.popleft()()
+            if time.monotonic_ns() > until_ns:
+                break
+        if self._ran:
+            self._post(self._settle_ran)
+
+    def _let_go(self, number: int) -> AtDevice | None:
+        """What had the number, which nobody asks about any more; None: it has been let go of before."""
+        held = self._held.pop(number, None)
+        if held is not None:
+            numbers = self._numbers_of[held.stream]
+            numbers.discard(number)
+            if not numbers:
+                del self._numbers_of[held.stream]
+        return held
+
+    def _settle(self, held: AtDevice, tell: Callable[[], None]) -> None:
+        """Tell a frame, or a crop, what became of it. A fault is its own alone, and it is answered all the same."""
         try:
-            while self._ran:
-                self._ran.popleft()()
-                if time.monotonic_ns() > until_ns:
-                    return
-        finally:  # a fault is its own frame's alone
-            if self._ran:
-                self._post(self._settle_ran)
+            tell()
+        except Exception as error:  # noqa: BLE001 - those that came along with it wait for their answers too
+            _log.exception("an answer of stream %s failed", held.stream.stream_id)
+            held.failed(f"the service failed: {type(error).__name__}")
 
     def _decode(self, row: Row, pixels: Pixels, model: PreparedModel, done: Prepared) -> None:
         number, held = row.frame, self._held.get(row.frame)

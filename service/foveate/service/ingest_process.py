@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from foveate.engines.errors import FoveateError
@@ -24,6 +27,8 @@ from foveate.service.stream import StreamRecord
 from foveate.service.whole_service import IngestReport, ServiceStatus
 
 __all__ = ["main"]
+
+_log = logging.getLogger(__name__)
 
 
 class _Supervisor:
@@ -89,7 +94,12 @@ class _IngestProcess:
     def _read(self, link: Link) -> None:
         try:
             for message, files in link.receive():
-                self._handle(message, files)
+                try:
+                    self._handle(message, files)
+                except LinkBroken:
+                    raise
+                except Exception:  # noqa: BLE001 - calls may wait for the messages that came along with it
+                    _log.exception("the message %s of the supervisor made no sense", message[0])
         except LinkBroken:
             os._exit(1)  # without the supervisor nobody keeps the books; clients find another server
 
@@ -128,7 +138,7 @@ class _IngestProcess:
         loop = asyncio.get_running_loop()
         for number in range(devices):
             ingest = Ingest(loop.call_soon_threadsafe, self._decoders)
-            self._devices[number] = RemoteDevice(ingest, self._device_changed)
+            self._devices[number] = RemoteDevice(ingest, self._device_changed, partial(self._ask_for_device, number))
             self._stations[number] = Station(self._devices[number], ingest)
         try:
             server = IngestServer(config, address, shared_port=not address.startswith("unix:"))
@@ -137,6 +147,9 @@ class _IngestProcess:
         except FoveateError as error:
             self._supervisor.link.send("failed", error)
             return
+        except Exception:  # noqa: BLE001 - the outer edge of the task: the supervisor waits for this process to serve
+            _log.critical("the ingest cannot start", exc_info=True)
+            os._exit(1)
         self._server = server
         self._device_changed()  # others may have come meanwhile
         self._supervisor.link.send("ready", server.address)
@@ -156,6 +169,11 @@ class _IngestProcess:
         self._changed.set()
         if self._server and (pipelines := self._pipelines()):
             self._begin(self._server.offer(pipelines))
+
+    def _ask_for_device(self, number: int) -> None:
+        """Have the supervisor connect it again, if it lives."""
+        with suppress(LinkBroken):  # then this process ends, too
+            self._supervisor.link.send("unlinked", number)
 
     async def _show(self, handle: int) -> None:
         if self._server and self._server.gallery:

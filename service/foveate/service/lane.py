@@ -13,8 +13,10 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -82,9 +84,12 @@ class Lane:
         self._engine = engine
         self._input = info.inputs[0].name
         self._placing = placing
-        self._scheduler: Scheduler[Entry] = Scheduler(
-            latency, info.max_batch, decoders or len(os.sched_getaffinity(0)), hold_ns
+        self._new_scheduler: Callable[[], Scheduler[Entry]] = partial(
+            Scheduler, latency, info.max_batch, decoders or len(os.sched_getaffinity(0)), hold_ns
         )
+        self._scheduler: Scheduler[Entry] = self._new_scheduler()
+        self._waiting: dict[Entry, None] = {}
+        """What the scheduler has: a book of the lane's own, so that a fault of the scheduler loses no frame."""
         self._planner = threading.Lock()  # one thread plans at a time; the others wait for their turn to plan
         self.device_time = device_time = device_time or DeviceTime()
         self._lock = device_time.lock  # guards all that follows, and the scheduler and its latency model
@@ -96,8 +101,9 @@ class Lane:
         self._throughput = Throughput()
         self._closing = False
         self._lost = ""
+        self._told_of_loss = False
         self.when_lost: Callable[[str], object] | None = None
-        """Told once, from a thread of the lane, why its device can do nothing more in this process."""
+        """Told once, from a thread of the lane, why it can run nothing more in this process."""
         self.meter: LaneMeter | None = None
         """Told of every run."""
         self._pid = os.getpid()
@@ -113,31 +119,36 @@ class Lane:
     def submit(self, entry: Entry, share: StreamShare, prepare_ns: int) -> None:
         """Let an admitted frame wait for a batch. It, or the frame that it replaces, may be refused at once."""
         now_ns = time.monotonic_ns()
-        waiting = Waiting(entry, share, entry.deadline_ns, prepare_ns)
-        if self._lost:
-            _fail([entry], self._lost)
-            return
-        with self._lock:
-            refusals = self._scheduler.arrive(waiting, now_ns, self._turns.free_ns(now_ns))
-            self._arrived.notify()
-            if self._carried == len(self.slots):
-                self._turns.wake()  # no thread is free to plan: those that wait to run see to its deadline
-        _tell(_refused(refusals))
+        waiting, told = Waiting(entry, share, entry.deadline_ns, prepare_ns), Told()
+        with self._lock, self._deciding():
+            if lost := self._lost:
+                told = _failed([entry], lost)
+            else:
+                self._waiting[entry] = None
+                told = self._refused(self._scheduler.arrive(waiting, now_ns, self._turns.free_ns(now_ns)))
+                self._arrived.notify()
+                if self._carried == len(self.slots):
+                    self._turns.wake()  # no thread is free to plan: those that wait to run see to its deadline
+        _tell(told)
 
     def withdraw(self, share: StreamShare) -> None:
         """Let go of a stream's waiting frames; nobody is told."""
-        with self._lock:
-            self._scheduler.withdraw(share)
+        with self._lock, self._deciding():
+            self._let_go(self._scheduler.withdraw(share))
             self._arbiter.wake()
 
     def bid(self, now_ns: int, free_ns: int) -> Bid | None:
         """See `arbiter.Bidder`."""
-        can_plan = self._carried < len(self.slots) and now_ns >= self._held_until_ns
-        return self._scheduler.bid(now_ns, free_ns) if can_plan else None
+        with self._deciding():
+            can_plan = self._carried < len(self.slots) and now_ns >= self._held_until_ns
+            return self._scheduler.bid(now_ns, free_ns) if can_plan else None
+        return None
 
     def beside(self, now_ns: int) -> Beside:
         """See `arbiter.Bidder`."""
-        return self._scheduler.beside(now_ns)
+        with self._deciding():
+            return self._scheduler.beside(now_ns)
+        return Beside()
 
     def wake(self) -> None:
         """See `arbiter.Bidder`."""
@@ -180,7 +191,7 @@ class Lane:
                 profile=tuple((batch, latency.latency_ns(batch)) for batch in latency.profile.buckets),
                 smallest_budget_ns=latency.smallest_budget_ns,
                 margin_ns=latency.margin_ns,
-                waiting=len(self._scheduler),
+                waiting=len(self._waiting),
                 batches=self._throughput.batches,
                 frames=self._throughput.frames,
                 busy_share=self._throughput.busy_share(time.monotonic_ns()),
@@ -207,32 +218,47 @@ class Lane:
         self._engine.close()
 
     def _serve(self, slot: int) -> None:
+        """All that a thread of the lane does."""
+        try:
+            self._carry_batches(slot)
+        except Exception as error:  # noqa: BLE001 - the outer edge of the thread: nobody may wait for it in vain
+            with self._lock:
+                self._break(error)
+        if self._lost:
+            self._settle_loss()
+
+    def _carry_batches(self, slot: int) -> None:
         while (batch := self._next_batch()) is not None:
             carried = _Carried(slot, batch)
             try:
                 self._carry(carried)
-            except Exception as error:  # noqa: BLE001 - the outer edge of the thread: the lane must serve on
+            except Exception as error:  # noqa: BLE001 - one batch's fault: the lane must serve on
                 _log.exception("a batch of %s was lost between its stages", self.pipeline)
-                self._leave(carried)
-                _fail(carried.batch.ready(), f"the service failed: {type(error).__name__}")
+                with self._lock:
+                    self._leave(carried)
+                _tell(_failed(carried.batch.ready(), f"the service failed: {type(error).__name__}"))
             slot = carried.slot
             carried.batch.on_device.clear()  # the pictures are the next ones' memory, and the thread may wait long
             with self._lock:
                 self._carried -= 1
 
     def _next_batch(self) -> Batch | None:
-        """Wait until the scheduler forms a batch; None when the lane closes and nothing waits."""
+        """Wait until the scheduler forms a batch; None when the lane is lost, or closes and nothing waits."""
         with self._planner:
             while True:
-                with self._lock:
+                batch, told, done = None, Told(), False
+                with self._lock, self._deciding():
+                    if self._lost:
+                        return None
                     now_ns = time.monotonic_ns()
                     plan = self._plan(now_ns, self._turns.free_ns(now_ns))
                     batch = self._take_turn(plan) if plan.batch else None
-                    done = self._closing and not len(self._scheduler)
-                    if not (batch or done or plan.refused):
+                    told = self._refused(plan.refused)
+                    done = self._closing and not self._waiting
+                    if not (batch or done or told):
                         self._wait_for_frames(plan.wake_at_ns, now_ns)
-                _tell(_refused(plan.refused))
-                if batch or done:
+                _tell(told)
+                if self._lost or batch or done:
                     return batch
 
     def _plan(self, now_ns: int, free_ns: int) -> Plan[Entry]:
@@ -258,8 +284,10 @@ class Lane:
     def _take_turn(self, plan: Plan[Entry]) -> Batch:
         most = self._engine.info.max_in_flight
         turn = self._turns.take(plan.ends_ns - plan.starts_ns, plan.ends_ns, self, most)
+        batch = Batch(turn, plan.ends_ns, plan.batch)
         self._carried += 1
-        return Batch(turn, plan.ends_ns, plan.batch)
+        self._let_go(batch.entries)
+        return batch
 
     def _wait_for_frames(self, wake_at_ns: int | None, now_ns: int) -> None:
         if self._turns.overrun(now_ns):
@@ -269,10 +297,6 @@ class Lane:
 
     def _carry(self, carried: _Carried) -> None:
         """Have the batch decoded, run it, and hand over what came out: every frame comes back once."""
-        if self._lost:  # what waited when it was
-            self._leave(carried)
-            _fail(carried.batch.ready(), self._lost)
-            return
         self._prepare(carried.slot, carried.batch)
         runs = self._begin(carried)
         while runs:
@@ -310,7 +334,8 @@ class Lane:
     def _begin(self, carried: _Carried) -> bool:
         """Wait for the batch's turn and enter its run.
 
-        False if it is not this thread's to run any more: none of its frames is left, or another one has swapped.
+        False if it is not this thread's to run any more: none of its frames is left, or another one has swapped. One
+        of a lane that is lost is not begun.
         Frames that come to be late meanwhile, in the batch or waiting, are answered at once: the engine ahead
         may be stuck, and no other thread may be free to plan.
         """
@@ -320,25 +345,31 @@ class Lane:
             self._turns.ready(batch.turn)
             self._decoded.append(carried)
         while begun is None:
-            late: Told = []
-            with self._lock:
+            late = Told()
+            with self._lock, self._deciding():
                 now_ns = time.monotonic_ns()
                 if carried.ran:  # another thread has swapped
                     begun = False
-                    continue
-                late = self._expire(batch, now_ns)
-                if not batch.ready():
-                    self._decoded.remove(carried)
-                    self._turns.pass_on(batch.turn)
-                    self._arbiter.wake()  # the device is free earlier than was planned for
-                    begun = False
-                elif self._turns.is_up(batch.turn):
-                    self._enter(carried, now_ns)
-                    begun = True
-                elif not late:
-                    self._turns.wait(_seconds_until(self._next_expiry_ns(batch), now_ns))
+                elif self._lost:
+                    begun, late = False, _failed(batch.ready(), self._lost)
+                    self._leave(carried)
+                else:
+                    late = self._expire(batch, now_ns)
+                    begun = self._enter_if_up(carried, now_ns)
+                    if begun is None and not late:
+                        self._turns.wait(_seconds_until(self._next_expiry_ns(batch), now_ns))
             _tell(late)
         return begun
+
+    def _enter_if_up(self, carried: _Carried, now_ns: int) -> bool | None:
+        """Whether the batch runs from now on; None: its turn is still to come."""
+        if not carried.batch.ready():
+            self._leave(carried)  # the device is free earlier than was planned for
+            return False
+        if not self._turns.is_up(carried.batch.turn):
+            return None
+        self._enter(carried, now_ns)
+        return True
 
     def _enter(self, carried: _Carried, now_ns: int) -> None:
         """The batch, whose turn is up, runs from now on."""
@@ -346,8 +377,9 @@ class Lane:
         self._turns.begin(carried.batch.turn, self.latency.latency_ns(len(carried.batch.ready())), now_ns)
 
     def _expire(self, batch: Batch, now_ns: int) -> Told:
+        needed_ns = self._needed_ns(batch)
         waiting = self._scheduler.expire(now_ns, self._turns.free_ns(now_ns))
-        return [*_refused(waiting), *batch.expire(now_ns, self._needed_ns(batch))]
+        return [*self._refused(waiting), *batch.expire(now_ns, needed_ns)]
 
     def _next_expiry_ns(self, batch: Batch) -> int | None:
         needed_ns = self._needed_ns(batch)
@@ -377,9 +409,10 @@ class Lane:
             carried.ran = (started_ns, time.monotonic_ns(), times)
         except EngineError as error:
             _log.error("a batch of %d failed in %s: %s", len(ready), self.pipeline, error)
-            _fail(ready, str(error), len(ready))
+            _tell(_failed(ready, str(error), len(ready)))
             if isinstance(error, DeviceLost):
-                self._lose(str(error))
+                with self._lock:
+                    self._lose(str(error))
 
     def _end(self, carried: _Carried) -> bool:
         """Leave the run. True if another batch has been swapped for this one, and is to be run now."""
@@ -401,20 +434,53 @@ class Lane:
         return bool(batch.ready()) and not batch.late(now_ns, self._needed_ns(batch))
 
     def _leave(self, carried: _Carried) -> None:
-        """Give up the batch's turn, if it has not had it."""
-        with self._lock:
-            if self._turns.is_planned(carried.batch.turn):
-                self._turns.pass_on(carried.batch.turn)
-            if carried in self._decoded:
-                self._decoded.remove(carried)
-            self._arbiter.wake()
+        """Give up the batch's turn, if it has not had it. The lane must be locked."""
+        if self._turns.is_planned(carried.batch.turn):
+            self._turns.pass_on(carried.batch.turn)
+        if carried in self._decoded:
+            self._decoded.remove(carried)
+        self._arbiter.wake()
+
+    def _refused(self, refusals: Iterable[Refusal[Entry]]) -> Told:
+        """What the ingests are to be told of frames that do not wait any more."""
+        told = [(each.frame, Refused(each.frame.frame, each.verdict, each.message)) for each in refusals]
+        self._let_go(entry for entry, _ in told)
+        return told
+
+    def _let_go(self, entries: Iterable[Entry]) -> None:
+        for entry in entries:
+            self._waiting.pop(entry, None)
+
+    @contextmanager
+    def _deciding(self) -> Iterator[None]:
+        """Around all that asks the scheduler. After a fault in there nothing that it says could be relied on."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - whoever asks, perhaps for another lane, goes on without it
+            self._break(error)
+
+    def _break(self, error: Exception) -> None:
+        """A fault that is not one batch's alone: it ends the lane, as a lost device does. The lane must be locked."""
+        if not self._lost:
+            _log.critical("the lane of %s cannot go on", self.pipeline, exc_info=error)
+            self._lose(f"the lane failed: {type(error).__name__}")
 
     def _lose(self, reason: str) -> None:
-        """The device can do nothing more in this process: frames are failed without trying it again."""
+        """The lane can do nothing more in this process: its threads end, and see to what waits. It must be locked."""
+        if not self._lost:
+            self._lost, self._scheduler = reason, self._new_scheduler()  # other lanes of the device still ask for bids
+            self._arrived.notify_all()
+            self._turns.wake()
+            self._arbiter.wake()
+
+    def _settle_loss(self) -> None:
+        """Fail what waits in a lane that is lost, and tell why it is: once, whichever thread comes first."""
         with self._lock:
-            told, self._lost = bool(self._lost), reason
+            left, self._waiting = list(self._waiting), {}
+            told, self._told_of_loss = self._told_of_loss, True
+        _tell(_failed(left, self._lost))
         if self.when_lost and not told:
-            self.when_lost(reason)
+            self.when_lost(self._lost)
 
     def _deliver(self, carried: _Carried) -> None:
         """Learn from the run, and hand over what came out."""
@@ -451,12 +517,8 @@ def _row(outputs: Mapping[str, NDArray[Any]], row: int) -> dict[str, NDArray[Any
     return {name: values[row].copy() for name, values in outputs.items()}
 
 
-def _refused(refusals: Iterable[Refusal[Entry]]) -> Told:
-    return [(refusal.frame, Refused(refusal.frame.frame, refusal.verdict, refusal.message)) for refusal in refusals]
-
-
-def _fail(entries: Iterable[Entry], message: str, batch_size: int = 0) -> None:
-    _tell([(entry, Refused(entry.frame, Verdict.FAILED, message, batch_size)) for entry in entries])
+def _failed(entries: Iterable[Entry], message: str, batch_size: int = 0) -> Told:
+    return [(entry, Refused(entry.frame, Verdict.FAILED, message, batch_size)) for entry in entries]
 
 
 def _tell(told: Told) -> None:

@@ -31,10 +31,14 @@ _LOST = "the engine process has died and is being started again: send the next f
 class RemoteDevice:
     """`boundary.DevicePort` over a link, which may break and be replaced. Belongs to the event loop's thread."""
 
-    def __init__(self, ingest: Ingest, on_change: Callable[[], None]) -> None:
-        """`on_change` is called when the device has come or gone."""
+    def __init__(
+        self, ingest: Ingest, on_change: Callable[[], None], on_break: Callable[[], object] = lambda: None
+    ) -> None:
+        """`on_change` is called when the device has come or gone, `on_break` when its link has ended: perhaps that
+        alone, where one side did not listen for too long, and another one can be had.
+        """
         self._ingest = ingest
-        self._on_change = on_change
+        self._on_change, self._on_break = on_change, on_break
         self._link: Link | None = None
         self._calls = Calls()
         self._streams: dict[int, tuple[StreamOptions, Grant | None]] = {}
@@ -44,6 +48,9 @@ class RemoteDevice:
         self._serving = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._video = RemoteVideo(self._send, self._soon, _LOST)
+        self._introduced = asyncio.Event()
+        """Cleared while a device that has come has not said yet what it serves."""
+        self._introduced.set()
         self.pipelines: PipelineSet | None = None
         """What it serves, or served until it was lost."""
 
@@ -51,6 +58,7 @@ class RemoteDevice:
         """Go on over this link: its first message says what is served. Streams of before are entered again."""
         self.lose()
         self._link, self._loop = link, asyncio.get_running_loop()
+        self._introduced.clear()
         self._loop.add_reader(link.fileno(), self._read, link)
 
     def lose(self) -> None:
@@ -59,6 +67,7 @@ class RemoteDevice:
         if link is None:
             return
         was_serving, self._serving = self._serving, False
+        self._introduced.set()
         asyncio.get_running_loop().remove_reader(link.fileno())
         link.close()
         self._calls.fail(EngineUnavailable(_LOST))
@@ -131,6 +140,7 @@ class RemoteDevice:
         return replies
 
     async def _call(self, kind: str, *arguments: Any) -> Any:
+        await self._introduced.wait()
         if not self._serving or self._link is None:
             raise EngineUnavailable(_LOST)
         try:
@@ -153,11 +163,13 @@ class RemoteDevice:
             for message, files in link.receive():
                 try:
                     self._handle(link, message, files)
-                except Exception:  # noqa: BLE001 - others' frames are in the messages that came along with it
+                except Exception as error:  # noqa: BLE001 - others' frames are in the messages that came along with it
                     _log.exception("the message %s of a device made no sense", message[0])
+                    self._answer_for(link, message, f"the service failed: {type(error).__name__}")
         except LinkBroken:
             if link is self._link:
                 self.lose()
+                self._on_break()
 
     def _handle(self, link: Link, message: tuple[Any, ...], files: list[int]) -> None:
         match message:
@@ -182,6 +194,16 @@ class RemoteDevice:
             case _:
                 raise ValueError(f"a message of a device was expected, not {message[0]!r}")
 
+    def _answer_for(self, link: Link, message: tuple[Any, ...], why: str) -> None:
+        """Fail the frames that a message was about: the device waits for those that it has chosen."""
+        match message:
+            case ("prepare", _, _, rows):
+                for frame, *_ in rows:
+                    _Prepared(link)(frame, False)
+                self._ingest.settle_refused([Refused(frame, Verdict.FAILED, why) for frame, *_ in rows])
+            case ("ran", _, _, rows):
+                self._ingest.settle_refused([Refused(frame, Verdict.FAILED, why) for frame, _ in rows])
+
     def _serve(self, pipelines: PipelineSet, files: Mapping[str, int]) -> None:
         for pipeline in pipelines.ready:
             memory = SlotMemory(pipeline.engine, pipeline.slots, files[pipeline.name])
@@ -189,6 +211,7 @@ class RemoteDevice:
             self._specs[pipeline.name] = pipeline.engine.outputs
             memory.close()
         self.pipelines, self._serving = pipelines, True
+        self._introduced.set()
         for stream, (options, grant) in self._streams.items():
             if pipelines.serves(options.pipeline):
                 self._send("enter", stream, options, grant)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from foveate.engines.errors import EngineError, FoveateError
 from foveate.service.boundary import Encoded, FrameTicket, Prepared, Refused, Row, VideoUnit
 from foveate.service.device import Device, DeviceSession
-from foveate.service.frame import Ran
+from foveate.service.frame import Ran, Verdict
 from foveate.service.link import Link, LinkBroken
 from foveate.service.pipeline import PipelineSet
 
@@ -126,7 +126,10 @@ def serve_ingest(link: Link, device: Device, pipelines: PipelineSet, memories: M
 
     def advise() -> None:
         while not over.wait(_ADVISED_EVERY_S):
-            advice.tell()
+            try:
+                advice.tell()
+            except Exception:  # noqa: BLE001 - the outer edge of the thread: streams are advised again, half a second on
+                _log.exception("an ingest could not be told of its streams' rates")
 
     adviser = threading.Thread(target=advise, name="advice", daemon=True)
     try:
@@ -139,8 +142,9 @@ def serve_ingest(link: Link, device: Device, pipelines: PipelineSet, memories: M
                     _handle(message, link, device, session, ingest)
                 except LinkBroken:
                     raise
-                except Exception:  # noqa: BLE001 - one message must not end an ingest's service
+                except Exception as error:  # noqa: BLE001 - one message must not end an ingest's service
                     _log.exception("the message %s of an ingest made no sense", message[0])
+                    _answer_for(message, f"the engine process failed: {type(error).__name__}", link, ingest)
     except LinkBroken:
         pass
     finally:
@@ -186,6 +190,17 @@ def _file_of(pixels: NDArray[Any]) -> int:
     with os.fdopen(handle, "wb", closefd=False) as file:
         file.write(pixels.data)
     return handle
+
+
+def _answer_for(message: tuple[Any, ...], why: str, link: Link, ingest: RemoteIngest) -> None:
+    """Tell whoever waits for what a message should have led to."""
+    match message:
+        case ("submit", ticket, _):
+            ingest.refuse([Refused(ticket[0], Verdict.FAILED, why)])
+        case ("admit", number, *_):
+            link.send("answer", number, EngineError(why))
+        case ("decode" | "pixels", number, *_):
+            link.send("video", number, EngineError(why))
 
 
 def _learn(session: DeviceSession, replies: Sequence[tuple[int, int]]) -> None:

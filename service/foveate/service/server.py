@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping
@@ -34,6 +35,8 @@ from foveate.service.stream import Books
 from foveate.service.whole_service import OneProcess, ServicePort, ServiceStatus
 
 __all__ = ["Backing", "IngestServer", "NewStation", "Server", "decoder_threads", "local_station"]
+
+_log = logging.getLogger(__name__)
 
 NewStation = Callable[[Opened, Ingest], Awaitable[Station]]
 
@@ -141,7 +144,10 @@ class IngestServer:
 async def _advise(reception: Reception) -> None:
     while True:
         await asyncio.sleep(_ADVISED_EVERY_S)
-        reception.advise()
+        try:
+            reception.advise()
+        except Exception:  # noqa: BLE001 - the outer edge of the task: streams are advised again, half a second on
+            _log.exception("streams could not be told of their rates")
 
 
 class Server:
@@ -237,10 +243,10 @@ class Server:
                 end_trace(self._config.trace)
 
     def _lose(self, pipeline: str, reason: str) -> None:
-        """A pipeline's engine has lost its device, which only a new process can use: it is not served any more."""
+        """A pipeline's lane can run nothing more in this process: it is not served any more."""
         if self._ingest is None or self._opened is None:
             return
-        why = f"its device is lost until the service is started anew: {reason}"
+        why = f"nothing more can be run until the service is started anew: {reason}"
         self._opened.pipelines.withdraw(pipeline, why)
         self._reporting = asyncio.create_task(self._ingest.report_health())
 

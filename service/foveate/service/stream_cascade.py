@@ -280,7 +280,7 @@ class StreamCascade:
                 weight=own.weight,
                 delivery=Delivery.QUEUE,
                 queue_depth=frames * stage.max_crops,
-                crops=True,
+                crops_of=own.pipeline,
             )
             # Best effort: what is guaranteed is the frame's answer. Single pictures have no share of their own.
             self._device.enter(number, options, None if self._single else Grant.BEST_EFFORT)

@@ -224,7 +224,12 @@ class Supervisor:
     def _read(self, part: _Part, child: Child) -> None:
         try:
             for message, files in child.link.receive():
-                self._handle(part, message, files)
+                try:
+                    self._handle(part, message, files)
+                except Exception:  # noqa: BLE001 - what the others say who came along with it is waited for
+                    _log.exception("the message %s of the %s process made no sense", message[0], part.name)
+                    if message[0] == "ready":  # nobody would learn that it serves
+                        os.kill(child.pid, signal.SIGKILL)
         except LinkBroken:
             if part.child is child:
                 self._bury(part)
@@ -250,6 +255,8 @@ class Supervisor:
                 part.ready.set()
             case _, ("answer", number, outcome):
                 part.calls.answer(number, outcome)
+            case _IngestPart(), ("unlinked", number):
+                self._introduce(part, self._engines[number])
             case _IngestPart(), ("claim", number, *wanted):
                 self._begin(self._claim(part, part.link, number, *wanted))
             case _IngestPart(), ("release", record, resumable):
@@ -301,10 +308,16 @@ class Supervisor:
                 self._directory.release(ingest, claim.record, resumable=claim.resumed)
         except FoveateError as error:
             outcome = error
+        except Exception as error:  # noqa: BLE001 - the outer edge of the task: an ingest waits for its answer
+            outcome = _fault("a stream could not be entered", error)
         _reply(link, number, outcome)
 
     async def _tell_status(self, link: Link | None, number: int) -> None:
-        _reply(link, number, await self.status())
+        try:
+            outcome: object = await self.status()
+        except Exception as error:  # noqa: BLE001 - the outer edge of the task: an ingest waits for its answer
+            outcome = _fault("the service's status could not be told", error)
+        _reply(link, number, outcome)
 
     @property
     def draining(self) -> bool:
@@ -398,8 +411,15 @@ class Supervisor:
 
     async def _relaunch(self, part: _Part) -> None:
         await asyncio.sleep(part.pause_s)
-        if not self._stopping:
-            self._launch(part)
+        while not self._stopping:
+            try:
+                self._launch(part)
+            except OSError as error:  # no memory, or too many processes: that may pass
+                part.pause_s = min(2 * part.pause_s, _LONGEST_PAUSE_S)
+                _log.error("the %s process cannot be started, in %g s again: %s", part.name, part.pause_s, error)
+                await asyncio.sleep(part.pause_s)
+            else:
+                return
 
     def _forget(self, part: _Part) -> int:
         child, part.child = part.child, None
@@ -410,6 +430,12 @@ class Supervisor:
         asyncio.get_running_loop().remove_reader(child.link.fileno())
         part.calls.fail(EngineError(f"the {part.name} process has died"))
         return child.end()
+
+
+def _fault(what: str, error: Exception) -> FoveateError:
+    """What whoever asked is told of an error that nobody expected."""
+    _log.error(what, exc_info=error)
+    return FoveateError(f"{what}: {type(error).__name__}")
 
 
 def _reply(link: Link | None, number: int, outcome: object) -> None:

@@ -113,7 +113,11 @@ class VideoStream:
         job.unit_began_ns, job.unit_decode_ns = outcome.began_ns, outcome.ended_ns - outcome.began_ns
         if outcome.picture is not None:
             job.stream.hold_picture(job, outcome.picture)
-            self._forward(job)
+            try:
+                self._forward(job)
+            except Exception as error:  # noqa: BLE001 - nobody but this knows of the frame, which must be answered
+                _log.exception("a picture of stream %s could not be handed on", job.stream.stream_id)
+                job.stream.settle(job, Answer(Verdict.FAILED, f"the service failed: {type(error).__name__}"))
         else:
             waited_ns = outcome.began_ns - job.frame.received_ns
             times = StageTimes(receive_queue=waited_ns, decode=job.unit_decode_ns)

@@ -94,6 +94,10 @@ class WholeFrame:
             return
         self.stream.settle(self.job, self._refusal_answer(refusal, engine))
 
+    def failed(self, message: str) -> None:
+        """See `AtDevice`."""
+        self.stream.settle(self.job, Answer(Verdict.FAILED, message))
+
     def _fill(self, pixels: Pixels, model: PreparedModel, row: Row) -> None:
         job = self.job
         if (picture := job.picture) is not None:  # read once: it goes when the frame is answered

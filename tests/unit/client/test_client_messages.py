@@ -7,7 +7,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from foveate.client import Attribute, ClassScore, Detections, Ledger, PixelFormat, Result, Verdict
+from foveate.client import Attribute, CascadeStage, ClassScore, Detections, Ledger, PixelFormat, Result, Verdict
 from foveate.client.convert import (
     infer_message,
     open_message,
@@ -155,3 +155,13 @@ def test_what_the_server_says_of_itself_arrives_whole() -> None:
         vision_pb2.Pipeline(name="faces", state=vision_pb2.Pipeline.STATE_UNAVAILABLE, message="no weights")
     )
     assert (pipeline.name, pipeline.ready, pipeline.message) == ("faces", False, "no weights")
+    assert pipeline.cascade == ()
+
+
+def test_a_pipelines_cascade_is_read() -> None:
+    stage = vision_pb2.CascadeStage(
+        name="kind", pipeline="kinds", model="resnet", task="classify", labels=["car", "van"], classes=["vehicle"]
+    )
+    assert {field.name for field, _ in stage.ListFields()} == {field.name for field in stage.DESCRIPTOR.fields}
+    pipeline = pipeline_from_message(vision_pb2.Pipeline(name="street", cascade=[stage]))
+    assert pipeline.cascade == (CascadeStage("kind", "kinds", "resnet", "classify", ("car", "van"), ("vehicle",)),)

@@ -13,6 +13,8 @@ from foveate.engines.build import build_engine
 from foveate.models import ModelStore, PreparedModel, import_file, load_package, prepare
 from support.shared_models import centerface, picture, shared_model
 
+pytestmark = pytest.mark.timeout(180)
+
 MODELS = ("centerface", "efficientnet_lite0")
 PRECISIONS = ("fp32", "fp16", "int8")
 

@@ -19,6 +19,8 @@ from foveate.models.outputs import DecodeOptions, Output
 from foveate.models.package import PreparedModel, load_package
 from support.shared_models import centerface, picture, shared_model
 
+pytestmark = pytest.mark.timeout(180)
+
 Pixels = NDArray[np.uint8]
 
 

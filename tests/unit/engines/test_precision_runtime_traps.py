@@ -17,6 +17,8 @@ from foveate.models.fusion import fuse
 from foveate.models.package import load_package
 from support.shared_models import picture, shared_model
 
+pytestmark = pytest.mark.timeout(180)
+
 CLASSES = 1000
 
 

@@ -220,7 +220,7 @@ def test_streams_of_engines_that_share_a_device_share_its_time() -> None:
 
 
 def test_a_stream_of_crops_is_left_what_it_sends_and_little_more() -> None:
-    frames, crops = device_stream("frames"), device_stream("crops", crops=True)
+    frames, crops = device_stream("frames"), device_stream("crops", crops_of="street")
     for _ in range(20):
         crops.arrivals.count(crops.opened_ns + 500 * MS)
     now_ns = crops.opened_ns + 1000 * MS

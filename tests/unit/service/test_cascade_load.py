@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 
 from foveate.engines.fake import FakeEngine
+from foveate.engines.profile import LatencyProfile
 from foveate.service.boundary import FrameTicket
 from foveate.service.device import Device, DeviceSession
-from foveate.service.frame import Delivery, Grant
+from foveate.service.device_time import DeviceTime
+from foveate.service.frame import Delivery, Grant, StreamOptions
 from foveate.service.lane import Lane
 from foveate.service.opening import new_slots
+from foveate.service.prediction import LatencyModel
 from support.frames import MS, latency_model, stream_options
 
 
@@ -54,7 +57,7 @@ class Steady:
 
 def crops_of(session: DeviceSession, fps: float | None, **options: Any) -> Steady:
     """A stream of crops that comes at this rate."""
-    wanted = stream_options(budget_ms=200, delivery=Delivery.QUEUE, crops=True, **options)
+    wanted = stream_options(budget_ms=200, delivery=Delivery.QUEUE, crops_of="street", **options)
     session.enter(-1, wanted, Grant.BEST_EFFORT)
     meter: Any = Steady(fps)
     session._streams[-1][0].arrivals = meter
@@ -79,6 +82,41 @@ def test_crops_seen_lately_count_beside_what_is_guaranteed(
     crops_of(session, fps, priority=priority)
     asked = stream_options(budget_ms=200, fps=200.0, priority=1)
     assert session.admit_now(1, asked).grant is grant
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize(
+    ("crops_fps", "stage_ms", "grant"),
+    [
+        (40.0, 40, Grant.BEST_EFFORT),  # four of each frame at 10 ms each: they fill nine tenths of a device
+        (40.0, 4, Grant.GUARANTEED),
+        (0.0, 40, Grant.GUARANTEED),  # nothing is detected
+    ],
+)
+def test_a_stream_is_promised_no_more_than_its_crops_leave(
+    shared: bool, crops_fps: float, stage_ms: int, grant: Grant
+) -> None:
+    """By what the streams of its pipeline have of them for each frame, on whichever device they run."""
+    times = [DeviceTime()] * 2 if shared else [DeviceTime(), DeviceTime()]
+    lanes = []
+    for name, device_time, batch_ms in zip(("street", "kinds"), times, (4, stage_ms), strict=True):
+        engine = FakeEngine(name, max_batch=4)
+        engine.load()
+        latency = LatencyModel(LatencyProfile((1, 4), (batch_ms * MS,) * 2, (batch_ms * MS,) * 2))
+        lanes.append(Lane(name, engine, latency, new_slots(name, engine, 2), device_time=device_time))
+    device = Device(lanes)
+    try:
+        session = device.session(Silent())
+        wanted = StreamOptions("street", 1000 * MS, fps=12.5)
+        assert session.admit_now(1, wanted).grant is Grant.GUARANTEED, "of whose crops nothing is known"
+        session.enter(-1, StreamOptions("kinds", 1000 * MS, crops_of="street"), Grant.BEST_EFFORT)
+        for number, fps in ((1, 10.0), (-1, crops_fps)):
+            meter: Any = Steady(fps)
+            session._streams[number][0].arrivals = meter
+        assert session.admit_now(2, wanted).grant is grant
+        assert session.admit_now(3, StreamOptions("kinds", 1000 * MS, fps=12.5)).grant is Grant.GUARANTEED
+    finally:
+        device.close()
 
 
 def test_they_are_promised_nothing_themselves(device: Device) -> None:

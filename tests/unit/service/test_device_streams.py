@@ -20,7 +20,14 @@ from foveate.service.frame import Grant, Ran, StreamOptions, Verdict
 from foveate.service.lane import Lane
 from foveate.service.opening import new_slots
 from foveate.service.prediction import LatencyModel
+from support.clocks import let_time_pass_by_readings
 from support.frames import MS, latency_model, stream_options
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a stream that is admitted on a slow machine has sent nothing for a second, and is idle, when it is rated."""
+    let_time_pass_by_readings(monkeypatch)
 
 
 class SilentIngest:

@@ -39,6 +39,7 @@ from foveate.service.job import Job
 from foveate.service.lane import Lane, _Carried
 from foveate.service.opening import new_slots
 from foveate.service.pipeline import Pipeline
+from foveate.service.scheduler import Plan, Scheduler, StreamShare
 from foveate.service.stream import CameraStream
 from support.frames import MS, camera_stream, colour_model, device_stream, encoded, latency_model, nv12, plain
 
@@ -65,12 +66,12 @@ class Decoding:
     def __init__(self) -> None:
         self.crash_on: Callable[[bytes], bool] = lambda data: False
         self._decode_into = decode_into
-        self._count = 0
+        self.count = 0
         self._came = threading.Condition()
 
     def __call__(self, row: Any, data: bytes, *arguments: Any) -> Decoded:
         with self._came:
-            self._count += 1
+            self.count += 1
             self._came.notify_all()
         if self.crash_on(data):
             raise ZeroDivisionError("a fault of the decoder")
@@ -78,7 +79,7 @@ class Decoding:
 
     def wait_for(self, count: int) -> None:
         with self._came:
-            assert self._came.wait_for(lambda: self._count >= count, WITHIN_S), f"{self._count} of {count} frames"
+            assert self._came.wait_for(lambda: self.count >= count, WITHIN_S), f"{self.count} of {count} frames"
 
 
 class Bench:
@@ -383,14 +384,14 @@ def test_frames_behind_a_stuck_engine_expire_while_it_is_stuck(bench: Callable[.
     place = bench(colour_engine(gate=gate), slots=2)
     stuck = place.send(png((1, 2, 3)))
     gate.wait_for_held(1)
-    planned = place.send(png((4, 5, 6)), budget_ms=400)
-    place.decoding.wait_for(2)
-    waiting = place.send(png((7, 8, 9)), budget_ms=400)
-    answers = place.answers(2)
-    assert {job: answer.verdict for job, answer in answers.items()} == {
-        planned: Verdict.EXPIRED,
-        waiting: Verdict.EXPIRED,
-    }
+    budget_ms, verdicts = 100.0, set[Verdict]()
+    while verdicts != {Verdict.EXPIRED} or place.decoding.count < 2:
+        planned = place.send(png((4, 5, 6)), budget_ms=budget_ms)
+        waiting = place.send(png((7, 8, 9)), budget_ms=budget_ms)
+        answers = place.answers(len(place.jobs) - 1)
+        verdicts = {answers[planned].verdict, answers[waiting].verdict}
+        assert verdicts <= {Verdict.EXPIRED, Verdict.INFEASIBLE}
+        budget_ms *= 4  # once more, if this machine took so long that there was no hope from the beginning
     gate.set()
     assert seen(place.answers()[stuck]) == (1, 2, 3)
 
@@ -624,6 +625,88 @@ def test_a_lost_device_is_told_of_once_and_not_tried_again(bench: Callable[..., 
         place.device.admit(device_stream(), place.lane)
 
 
+class Fault:
+    """A step of one lane's scheduler that fails when it is done, so that what it took out is in nobody's hands."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, step: str, lane: Lane) -> None:
+        self._failing, done = lane._scheduler, getattr(Scheduler, step)
+
+        def fail(scheduler: Scheduler[Entry], *arguments: Any) -> Any:
+            outcome = done(scheduler, *arguments)
+            if scheduler is self._failing:
+                raise ZeroDivisionError("a fault of the scheduler")
+            return outcome
+
+        monkeypatch.setattr(Scheduler, step, fail)
+
+
+@pytest.mark.parametrize("step", ["plan", "arrive", "expire", "withdraw"])
+def test_a_fault_of_the_scheduler_ends_the_lane_and_leaves_no_frame_without_an_answer(
+    step: str, bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate, told = Gate(), list[tuple[str, str]]()
+    place = bench(colour_engine(gate=gate), slots=2)
+    place.device.when_lost(lambda pipeline, reason: told.append((pipeline, reason)))
+    place.occupy()
+    waiting = [place.send(png(colour)) for colour in random_colours(np.random.default_rng(8), 3)]
+    assert place.lane.status().waiting == 3
+    Fault(monkeypatch, step, place.lane)
+    place.lane.withdraw(StreamShare())
+    waiting.append(place.send(png((1, 2, 3))))
+    gate.set()
+    answers = place.answers()
+    assert {answers[job].verdict for job in waiting} == {Verdict.FAILED}
+    assert {answers[job].message for job in waiting} == {"the lane failed: ZeroDivisionError"}
+    assert seen(answers[place.jobs[0]]) == (0, 0, 0), "what runs comes back"
+    place.lane.close()
+    assert told == [("colour", "the lane failed: ZeroDivisionError")]
+    assert caplog.text.count("the lane of colour cannot go on") == 1
+    assert caplog.text.count("ZeroDivisionError: a fault of the scheduler") == 1, "with where it comes from"
+    after = place.send(png((4, 5, 6)))
+    assert place.answers()[after].verdict is Verdict.FAILED
+    assert place.lane.status().waiting == 0
+    with pytest.raises(EngineUnavailable, match="the lane failed"):
+        place.device.admit(device_stream(), place.lane)
+
+
+@pytest.mark.parametrize("step", ["bid", "beside"])
+def test_a_fault_that_another_lane_of_the_device_meets_is_not_its_own(
+    step: str, bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = DeviceTime()
+    broken = bench(colour_engine(max_batch=2), device_time=shared, hold_ms=50_000)
+    other = bench(colour_engine(), device_time=shared)
+    held = broken.send(png((1, 1, 1)))
+    Fault(monkeypatch, step, broken.lane)
+    job = other.send(png((2, 2, 2)))
+    assert seen(other.answers()[job]) == (2, 2, 2)
+    assert broken.answers()[held].verdict is Verdict.FAILED
+    assert (broken.lane.lost, other.lane.lost) == ("the lane failed: ZeroDivisionError", "")
+
+
+def test_a_thread_that_cannot_tell_of_a_refusal_does_not_end_in_silence(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, told = bench(colour_engine()), threading.Event()
+    place.lane.when_lost = lambda reason: told.set()
+    refuse = place._ingest.refuse
+
+    def fail_once(refused: Any) -> None:
+        monkeypatch.setattr(place._ingest, "refuse", refuse)
+        raise ZeroDivisionError("a fault of the way back")
+
+    monkeypatch.setattr(Scheduler, "plan", refuse_all)
+    monkeypatch.setattr(place._ingest, "refuse", fail_once)
+    place.send(png((1, 2, 3)))
+    assert told.wait(WITHIN_S)
+    assert place.lane.lost == "the lane failed: ZeroDivisionError"
+
+
+def refuse_all(scheduler: Scheduler[Entry], now_ns: int, engine_free_ns: int) -> Plan[Entry]:
+    """A plan that starts nothing."""
+    return Plan((), tuple(scheduler.expire(1 << 60, engine_free_ns)))
+
+
 def test_no_run_is_entered_for_a_batch_of_which_no_frame_is_left(bench: Callable[..., Bench]) -> None:
     """As when all of its frames turn out to be broken just as the run before it ends."""
     lane = bench(colour_engine()).lane
@@ -639,4 +722,5 @@ def test_no_run_is_entered_for_a_batch_of_which_no_frame_is_left(bench: Callable
     entry.out = True
     assert lane._end(_Carried(0, running, (0, 1, RunTimes(0, 1, 0)))) is False
     assert (waits.slot, waits.batch, waits.ran) == (1, empty, None)
-    lane._leave(waits)
+    with lane.device_time.lock:
+        lane._leave(waits)

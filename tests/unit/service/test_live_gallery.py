@@ -98,6 +98,7 @@ def looked_at(test: Callable[[Gallery, Sink, FakeReception, CameraStream], Await
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gallery_module, "EVERY_NS", 0)
     monkeypatch.setattr(gallery_module, "AT_LEAST_NS", 0)
+    monkeypatch.setattr(gallery_module, "LEASE_S", 3600.0)
 
 
 def test_a_stream_that_nobody_looks_at_has_no_hook_and_no_observer() -> None:
@@ -239,6 +240,7 @@ def test_pictures_come_no_more_often_than_their_share_of_the_time_allows(monkeyp
 
 def test_a_frame_without_an_answer_is_shown_only_where_there_are_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(gallery: Gallery, sink: Sink, reception: FakeReception, stream: CameraStream) -> None:
+        monkeypatch.setattr(gallery_module, "WITHOUT_ANSWER_AFTER_NS", 10**18)
         answer(stream, 1, Verdict.EXPIRED)
         assert not sink.pictures
         monkeypatch.setattr(gallery_module, "WITHOUT_ANSWER_AFTER_NS", 0)

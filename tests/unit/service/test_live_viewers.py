@@ -6,12 +6,14 @@ import asyncio
 import json
 import math
 import struct
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from foveate.engines.errors import EngineError
 from foveate.service.live import viewers as viewers_module
+from foveate.service.live.gallery import LEASE_S
 from foveate.service.live.picture import AnsweredFrame, LivePicture, LiveSink, PictureWishes
 from foveate.service.live.viewers import Viewer, Viewers, picture_message, wishes_from
 from foveate.service.pipeline import PipelineSet
@@ -62,8 +64,13 @@ def read(message: str | bytes) -> tuple[str, int]:
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def now_s(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, which stands still unless a test moves it: who looks does so until then."""
+    now_s = [1e6]
+    clock = SimpleNamespace(monotonic=lambda: now_s[0], monotonic_ns=lambda: round(now_s[0] * 1e9))
+    monkeypatch.setattr(viewers_module, "time", clock)
     monkeypatch.setattr(viewers_module, "STATUS_EVERY_S", 0.01)
+    return now_s
 
 
 def test_only_the_newest_picture_of_a_stream_waits_and_streams_take_turns() -> None:
@@ -129,9 +136,7 @@ def test_viewers_see_their_own_streams_in_the_largest_size_that_is_asked_for() -
     asyncio.run(run())
 
 
-def test_the_status_is_asked_for_while_somebody_looks_and_never_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(viewers_module, "LEASE_S", 0.05)
-
+def test_the_status_is_asked_for_while_somebody_looks_and_never_else(now_s: list[float]) -> None:
     async def run() -> None:
         service = FakeService()
         viewers = Viewers(service, {"version": "1"})
@@ -142,6 +147,7 @@ def test_the_status_is_asked_for_while_somebody_looks_and_never_else(monkeypatch
         viewers.answers("a", [AnsweredFrame("ok", (0,) * 8, 1)])
         told = json.loads(await viewer.next_message())
         assert (told["state"], told["version"], told["streams"]) == ("ready", "1", [])
+        now_s[0] += LEASE_S + 0.1
         await until_in_loop(lambda: len(asyncio.all_tasks()) == 1)
         assert service.watched[-1] == {}
         asked = service.asked

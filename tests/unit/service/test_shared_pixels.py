@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -89,7 +90,10 @@ def test_a_file_that_may_only_be_read_is_enough(folder: Path) -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_handle_is_left_open() -> Iterator[None]:
-    before = len(os.listdir("/proc/self/fd"))
+def no_handle_is_left_open(folder: Path) -> Iterator[None]:
     yield
-    assert len(os.listdir("/proc/self/fd")) == before
+    opened = []
+    for handle in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # another thread's, closed meanwhile
+            opened.append(os.readlink(handle))
+    assert not [path for path in opened if path.startswith(str(folder))]

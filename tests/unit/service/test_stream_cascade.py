@@ -22,9 +22,16 @@ from foveate.service.frame import Delivery, Grant, PixelFormat, Ran, Verdict
 from foveate.service.job import Job
 from foveate.service.stream_cascade import StreamCascade
 from support.cascades import FRAME, HandStage, answer_to, cascade_stage
+from support.clocks import let_time_pass_by_readings
 from support.frames import MS, smooth_picture
 
 LEFT, RIGHT = (4, 4, 36, 60), (50, 10, 90, 50)
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Budgets end where a test says so, and nowhere else."""
+    let_time_pass_by_readings(monkeypatch)
 
 
 def detected(place: HandStage, *boxes: tuple[int, int, int, int], **how: float) -> tuple[Job, list[FrameTicket]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import numpy as np
@@ -31,10 +31,12 @@ from foveate.service.frame import (
 from foveate.service.lane import Lane
 from foveate.service.ledger import Ledger
 from foveate.service.opening import new_slots
-from foveate.service.pipeline import Pipeline, Unavailable
+from foveate.service.pipeline import Pipeline, PipelineSet, Unavailable
 from foveate.service.stream import DrainNotice, RateNotice
 from foveate.service.whole_service import StreamStatus
+from support.cascades import cascade_stage, classifier_model
 from support.frames import MS, camera_stream, colour_model, latency_model, stream_options
+from support.service import fake_detector
 
 FRAME = Frame(7, 0, 1, b"")
 UINT32_MAX = 2**32 - 1
@@ -243,14 +245,34 @@ def test_opening_tells_all_that_a_client_needs(pipeline: Pipeline) -> None:
 
 
 def test_pipelines_are_told_served_or_not(pipeline: Pipeline) -> None:
-    served = convert.pipeline_message(pipeline, is_default=True, smallest_budget_ns=20 * MS)
+    birds = Unavailable("birds", "yolo", "fetch it first")
+    everything = PipelineSet({"colour": pipeline, "birds": birds}, "colour")
+    served = convert.pipeline_message(pipeline, everything, smallest_budget_ns=20 * MS)
     told = {field.name for field, _ in served.ListFields()}
-    assert told == {field.name for field in pb.Pipeline.DESCRIPTOR.fields} - {"message"}
+    assert told == {field.name for field in pb.Pipeline.DESCRIPTOR.fields} - {"message", "cascade"}
     assert (served.state, served.task, served.licence) == (pb.Pipeline.STATE_READY, "embed", "Apache-2.0")
-    missing = convert.pipeline_message(Unavailable("birds", "yolo", "fetch it first"), is_default=False)
+    missing = convert.pipeline_message(birds, everything)
     assert (missing.name, missing.model, missing.message) == ("birds", "yolo", "fetch it first")
     assert missing.state == pb.Pipeline.STATE_UNAVAILABLE
     assert not missing.is_default
+
+
+def test_a_pipelines_cascade_is_told_by_stage_with_what_its_attributes_say(pipeline: Pipeline) -> None:
+    kinds = replace(pipeline, name="kinds", model=classifier_model(("car", "van")))
+    looked_at = (
+        cascade_stage("kind", "kinds", class_ids=frozenset({2, 0})),
+        cascade_stage("look", "colour"),
+        cascade_stage("sort", "birds"),
+    )
+    detector = replace(pipeline, name="street", model=fake_detector(), cascade=looked_at)
+    lost = Unavailable("birds", "yolo", "it was lost")
+    everything = PipelineSet({"street": detector, "colour": pipeline, "kinds": kinds, "birds": lost}, "colour")
+    message = convert.pipeline_message(detector, everything)
+    kind, look, sort = message.cascade
+    assert (kind.name, kind.pipeline, kind.model, kind.task) == ("kind", "kinds", "tiny_classify", "classify")
+    assert (list(kind.labels), list(kind.classes)) == (["car", "van"], ["grey0", "grey2"])
+    assert (look.model, look.task, list(look.labels), list(look.classes)) == ("colour", "embed", [], [])
+    assert (sort.pipeline, sort.model, sort.task) == ("birds", "yolo", ""), "which is not served any more"
 
 
 def test_an_engines_status_has_its_profile_as_it_is_tracked(lane: Lane) -> None:

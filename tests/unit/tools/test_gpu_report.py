@@ -47,6 +47,7 @@ from foveate.tools.gpu_report.tables import markdown, show, tables
 from support.fake_cuda import FakeCuda
 from support.models import COLOUR_MEAN
 from support.networks import small_classifier
+from support.waiting import until
 
 TESTS = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(TESTS)}
@@ -369,17 +370,33 @@ def test_shared_memory_that_an_engine_does_not_read_is_copied_for_it() -> None:
     assert found["in_flight"] == 2
 
 
-def test_a_program_that_takes_too_long_may_write_down_what_it_has() -> None:
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """The code with which a program says that it has begun: from then on it takes too long."""
+    sign, too_long_s = tmp_path / "begun", 3.0
+
+    class Impatient(subprocess.Popen[bytes]):
+        def communicate(self, input: bytes | None = None, timeout: float | None = None) -> tuple[bytes, bytes]:
+            if timeout != too_long_s:
+                return super().communicate(input, timeout)
+            until(sign.exists, "the program has begun")
+            raise subprocess.TimeoutExpired(self.args, timeout)
+
+    monkeypatch.setattr(subprocess, "Popen", Impatient)
+    return f"open({str(sign)!r}, 'w').close()"
+
+
+def test_a_program_that_takes_too_long_may_write_down_what_it_has(begun: str) -> None:
     """As pytest does when it is interrupted; one that does not end is killed."""
-    polite = "import threading\ntry: threading.Event().wait()\nexcept KeyboardInterrupt: print('so far: 7')"
+    polite = f"import threading\ntry: {begun}; threading.Event().wait()\nexcept KeyboardInterrupt: print('so far: 7')"
     code, output = outside_jobs._run([sys.executable, "-c", polite], 3.0)
     assert (code, "so far: 7" in output) == (None, True)
 
 
-def test_a_program_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_that_does_not_end_is_killed(begun: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outside_jobs, "_INTERRUPTED_S", 0.1)
-    deaf = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint('begun', flush=True)\nsignal.pause()"
-    assert outside_jobs._run([sys.executable, "-c", deaf], 3.0) == (None, "begun\n")
+    deaf = f"import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint('deaf', flush=True)\n{begun}\n"
+    assert outside_jobs._run([sys.executable, "-c", f"{deaf}signal.pause()"], 3.0) == (None, "deaf\n")
 
 
 def test_without_the_load_tool_the_report_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -148,17 +149,20 @@ def test_final_trouble_ends_it(rig: Callable[..., Rig]) -> None:
     assert (status.state, status.error, one.connections) == (State.FAILED, "no such file", 1)
 
 
-def test_garbage_is_not_life(rig: Callable[..., Rig]) -> None:
+def test_garbage_is_not_life(rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(reader_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
     def garbage() -> Items:
         while True:
-            threading.Event().wait(0.01)
+            now[0] += 1.0
             yield None
 
-    one = rig(garbage, shots(b"1"), timeout_s=0.1)
+    one = rig(garbage, shots(b"1"), timeout_s=4.5)
     status = one.run()
-    assert status.damaged > 3
+    assert status.damaged == 5
     assert (status.read, status.reconnects) == (1, 1)
-    assert "no picture, for 0.1 s" in status.error
+    assert "no picture, for 4.5 s" in status.error
 
 
 def test_a_file_without_a_picture_has_failed(rig: Callable[..., Rig]) -> None:
@@ -192,8 +196,10 @@ def test_one_that_never_comes_back_is_seen_as_frozen(rig: Callable[..., Rig], mo
     one = rig(stuck)
     one.reader.start()
     until(lambda: one.health.read == 1, "the first picture")
+    came_at = one.health._progress_at
+    monkeypatch.setattr(one.health, "_clock", lambda: came_at)
     assert one.health.status().state is State.LIVE
-    monkeypatch.setattr(one.health, "_clock", lambda: time.monotonic() + 60)
+    monkeypatch.setattr(one.health, "_clock", lambda: came_at + 60)
     status = one.health.status()
     assert status.state is State.FROZEN
     assert "nothing for 60 s" in status.error

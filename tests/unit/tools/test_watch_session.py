@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
@@ -24,16 +23,19 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from foveate.proto import vision_pb2
+from foveate.service.config import ServiceConfig
+from foveate.service.embedded import ChildServer
 from foveate.tools.cli import app
 from foveate.tools.outputs import open_outputs, spec_from_text
 from foveate.tools.watch import CameraStatus, Display, State, WatchSession, cameras_from_urls
 from foveate.tools.watch import reader as reader_module
 from foveate.tools.watch.display import camera_table, summary_line
+from foveate.tools.watch.gates import RateGate
 from foveate.tools.watch.source import open_source
 from support.ports import free_port
 from support.rtsp_cameras import silent_server
 from support.scripted_server import ScriptedCall, ScriptedServer, server_in_thread
-from support.waiting import until
+from support.waiting import until, until_in_loop
 
 pytest.importorskip("av")
 
@@ -183,15 +185,34 @@ def test_a_camera_that_fails_ends_the_command_with_1(tmp_path: Path, folder: Pat
     assert "hall: ended" in done.stderr
 
 
-def test_a_server_that_is_slow_gets_the_newest_pictures(folder: Path) -> None:
+def test_the_live_page_is_said_to_be_where_the_server_has_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Port 0 is any free one, which the server alone knows."""
+    with serving(sees_faces) as server:
+
+        @contextmanager
+        def child(names: list[str], settings: ServiceConfig) -> Iterator[ChildServer]:
+            assert settings.http == "127.0.0.1:0"
+            yield ChildServer(server.target, 0, "http://127.0.0.1:4711/")
+
+        monkeypatch.setattr("foveate.service.embedded.embedded_child", child)
+        done = CliRunner().invoke(app, ["watch", str(folder), "--fps", "50", "--http", "127.0.0.1:0"])
+    assert done.exit_code == 0, done.stderr
+    assert "live pictures at http://127.0.0.1:4711/" in done.stderr
+
+
+def test_a_server_that_is_slow_gets_the_newest_pictures(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RateGate, "admits", lambda *_: True)  # however unevenly this machine reads them
+
     async def slow(call: ScriptedCall) -> None:
         await call.accept(window=1, budget_ms=60_000)
         while (frame := await call.frame()) is not None:
-            await asyncio.sleep(0.1)
+            await until_in_loop(lambda: session.statuses()[0].read == 10)
             await call.answer(frame.sequence)
 
     with serving(slow) as server:
-        (status,), _ = watched(server.target, [str(folder)], fps=100)
+        display = Display(Console(file=StringIO()))
+        session = WatchSession(cameras_from_urls([str(folder)], fps=100), server.target, display)
+        (status,) = session.run()
     assert status.dropped > 0
     assert status.dropped + status.sent == 10
     assert status.verdicts == {"ok": status.sent}
@@ -208,7 +229,7 @@ def test_a_stuck_camera_stops_neither_the_others_nor_the_end(folder: Path, monke
             yield source
 
     monkeypatch.setattr(reader_module, "open_source", opens)
-    healthy, *_ = cameras_from_urls([str(folder)], fps=100)
+    healthy, *_ = cameras_from_urls([str(folder)], fps=100, timeout_s=600.0)
     stuck = healthy.model_copy(update={"name": "stuck"})
     with serving(sees_faces) as server:
         session = WatchSession([stuck, healthy], server.target, Display(Console(file=StringIO())))
@@ -243,9 +264,18 @@ def echoing_camera() -> Iterator[int]:
         server.shutdown(socket.SHUT_RDWR)
 
 
-def test_no_secret_leaves_the_program(folder: Path, tmp_path: Path) -> None:
+def had_trouble_with_every_camera(state: Path) -> bool:
+    if not state.exists():
+        return False
+    return all(camera["reconnects"] or camera["read"] for camera in json.loads(state.read_text())["cameras"])
+
+
+@pytest.mark.timeout(120)
+def test_no_secret_leaves_the_program(folder: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Through no file, no stream of text, no name on the server, and with a handler for every kind of URL."""
     state, lines = tmp_path / "state.json", tmp_path / "out.jsonl"
+    errors = tmp_path_factory.mktemp("errors") / "stderr"
+    wanted = ("reconnecting: cannot open rtsp://127.0.0.1", "hall: live")
     with serving(sees_faces) as server, echoing_camera() as echo:
         cameras = tmp_path / "cameras.toml"
         urls = [
@@ -258,27 +288,20 @@ def test_no_secret_leaves_the_program(folder: Path, tmp_path: Path) -> None:
         cameras.write_text(text + "fps = 2\nloop = true\n")
         arguments = [sys.executable, "-X", "dev", "-m", "foveate.tools.cli", "watch", "--cameras", str(cameras)]
         arguments += ["--server", server.target, "--state", str(state), "--json", str(lines)]
-        with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        with (
+            errors.open("w") as stderr,
+            subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=stderr, text=True) as process,
+        ):
             try:
-                until(
-                    lambda: (
-                        state.exists()
-                        and all(
-                            camera["reconnects"] >= 1 or camera["read"]
-                            for camera in json.loads(state.read_text())["cameras"]
-                        )
-                    ),
-                    "trouble with every camera",
-                    30,
-                )
+                until(lambda: had_trouble_with_every_camera(state), "trouble with every camera", 45)
+                until(lambda: all(words in errors.read_text() for words in wanted), "it was said")
                 process.send_signal(signal.SIGINT)
-                out, said = process.communicate(timeout=20)
+                out, _ = process.communicate(timeout=30)
             finally:
                 process.kill()
+        said = errors.read_text()
         assert process.returncode == 0, said
         everything = out + said + state.read_text() + lines.read_text() + "".join(str(c.open) for c in server.calls)
-    assert "reconnecting: cannot open rtsp://127.0.0.1" in said
-    assert "hall: live" in said
     assert SECRET not in everything
     assert os.listdir(tmp_path).count("state.json") == 1
     assert len(list(tmp_path.iterdir())) == 4, "no half-written file stays behind"
@@ -296,7 +319,7 @@ def test_a_thread_that_is_stuck_in_ffmpeg_does_not_keep_the_program_from_ending(
             try:
                 assert "stuck: connecting" in process.stderr.readline()
                 process.send_signal(signal.SIGINT)
-                assert process.wait(20) == 0, process.stderr.read()
+                assert process.wait(40) == 0, process.stderr.read()
                 assert "stuck: ended" in process.stderr.read()
             finally:
                 process.kill()

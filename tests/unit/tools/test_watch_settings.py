@@ -110,6 +110,19 @@ def test_what_does_not_fit_is_refused(fields: dict[str, object], said: str) -> N
     assert SECRET not in str(caught.value)
 
 
+def test_loop_is_meant_for_files_where_there_are_cameras_too(tmp_path: Path) -> None:
+    file, folder = tmp_path / "door.mp4", tmp_path / "pictures"
+    file.touch()
+    folder.mkdir()
+    cameras = cameras_from_urls([URL, str(file), "0", str(folder)], loop=True)
+    assert [camera.loop for camera in cameras] == [False, True, False, True]
+    assert [camera.loop for camera in cameras_from_urls([URL, str(file)])] == [False, False]
+    with pytest.raises(ConfigError, match="loop is for files and folders"):
+        cameras_from_urls([URL, "0"], loop=True)
+    with pytest.raises(ConfigError, match="loop is for files and folders"):
+        load_cameras(written(tmp_path, f'[[camera]]\nurl = "{URL}"\nloop = true\n'))
+
+
 def test_a_camera_needs_a_place(tmp_path: Path) -> None:
     for url, said in (
         ("nothing.mp4", "no file, folder or device"),

@@ -16,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from foveate.client import PixelFormat
+from foveate.tools.watch import lateness
 from foveate.tools.watch import source as source_module
 from foveate.tools.watch.address import Redaction
 from foveate.tools.watch.settings import CameraSettings
@@ -72,12 +73,13 @@ def pictures(source: Source) -> list[Picture]:
 
 @pytest.mark.parametrize(("codec", "name"), [("libx264", "a.mp4"), ("libx264", "a.mkv"), ("mpeg4", "a.avi")])
 def test_a_video_gives_all_its_pictures_at_its_own_rate(tmp_path: Path, codec: str, name: str) -> None:
-    with opened(video(tmp_path / name, codec)) as source:
+    path = video(tmp_path / name, codec)
+    began = time.monotonic()
+    with opened(path) as source:
         assert source.fps == 50
         found = pictures(source)
     assert [grey_of(shot.content.to_ndarray(format="gray")) for shot in found] == list(GREYS * 2)  # type: ignore[union-attr]
-    took_s = found[-1].captured_at - found[0].captured_at
-    assert took_s >= (len(found) - 1) / 50 - 0.005, "no faster than it was taken"
+    assert found[-1].captured_at - began >= (len(found) - 1) / 50 - 0.005, "no faster than it was taken"
 
 
 def test_video_with_reordered_frames_is_shown_in_order(tmp_path: Path) -> None:
@@ -175,9 +177,16 @@ def test_what_holds_no_pictures_says_so(tmp_path: Path) -> None:
     assert caught.value.is_final
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left out, however far this machine falls behind."""
+    monkeypatch.setattr(lateness, "_HOPELESS_AFTER_S", 3600.0)
+
+
+@pytest.mark.usefixtures("patient")
 def test_jpegs_by_http_come_as_they_are() -> None:
     sent = [jpeg(grey) for grey in GREYS]
-    with mjpeg_over_http(sent, fps=100) as url, opened(url) as source:
+    with mjpeg_over_http(sent, fps=100) as url, opened(url, timeout_s=30.0) as source:
         items = iter(source)
         found = [next(items) for _ in range(8)]
         kinds = {type(shot.content) for shot in found if isinstance(shot, Picture)}
@@ -188,9 +197,10 @@ def test_jpegs_by_http_come_as_they_are() -> None:
     ]
 
 
+@pytest.mark.usefixtures("patient")
 def test_jpegs_by_http_are_decoded_where_they_are_cut_or_damaged() -> None:
     sent = [jpeg(20), b"\xff\xd8 nothing \xff\xd9", jpeg(220)]
-    with mjpeg_over_http(sent, fps=100) as url, opened(url, sent_as_is=False) as source:
+    with mjpeg_over_http(sent, fps=100) as url, opened(url, sent_as_is=False, timeout_s=30.0) as source:
         items = iter(source)
         found = [next(items) for _ in range(9)]
     greys = [grey_of(shot.content.to_ndarray(format="gray")) for shot in found if isinstance(shot, Picture)]  # type: ignore[union-attr]

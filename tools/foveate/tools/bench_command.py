@@ -49,7 +49,12 @@ Budget = Annotated[
     typer.Option(metavar="MS[,MS...]", help="Budgets, dealt out in turn. Default: four runs of the best batch."),
 ]
 Pin = Annotated[
-    int, typer.Option(metavar="CORES", help="Cores for the server, the others for the load; 0: both run anywhere.")
+    int,
+    typer.Option(
+        metavar="CORES",
+        help="Cores for the server, the others for the load; 0: both run anywhere. Beside --server, the load has all "
+        "where there are no others.",
+    ),
 ]
 Out = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Write result.json there, and plots with --plots.")]
 Plots = Annotated[bool, typer.Option("--plots", help="Draw PNGs into --out; needs matplotlib.")]
@@ -294,7 +299,8 @@ def _opened(scenario: str, wish: _Wish, leak_bytes: int = 0) -> Iterator[tuple[T
     if wish.out is not None:
         with writing(wish.out):
             wish.out.mkdir(parents=True, exist_ok=True)
-    cores = split_cores(wish.server_cores) if wish.server_cores else Cores(None, None)
+    elsewhere = bool(wish.server)
+    cores = split_cores(wish.server_cores, server_is_elsewhere=elsewhere) if wish.server_cores else Cores(None, None)
     asked = TargetWish(fake, wish.pipeline, wish.config, wish.server, wish.source)
     report: dict[str, Any] = provenance() | {"scenario": scenario}
     with opened_target(asked, cores) as target:

@@ -115,10 +115,13 @@ _TO_STANDARD_OUTPUT = """
 import sys
 from foveate.tools.outputs import open_outputs, spec_from_text
 from support.camera_results import camera_result
+from support.waiting import until
 outputs = open_outputs([spec_from_text("-")])
 for sequence in range(int(sys.argv[1])):
     outputs.put(camera_result(sequence))
-outputs.close(10.0 if sys.argv[2] == "patient" else 0.1)
+if sys.argv[2] == "troubled":
+    until(lambda: outputs.troubles)
+outputs.close(30.0 if sys.argv[2] == "patient" else 0.1)
 print(outputs.counts["jsonl"], outputs.troubles, file=sys.stderr)
 """
 
@@ -139,7 +142,7 @@ def test_standard_output(tmp_path: Path) -> None:
 
 def test_standard_output_on_a_full_disk() -> None:
     with open("/dev/full", "wb") as full:
-        done = run_to(full, "hasty")
+        done = run_to(full, "troubled")
     assert "sent=0" in done.stderr
     assert "waiting=0" in done.stderr
     assert "cannot write standard output: No space left on device" in done.stderr

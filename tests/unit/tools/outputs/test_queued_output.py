@@ -110,7 +110,7 @@ def test_what_can_never_be_delivered_is_not_tried_again() -> None:
         output.put(camera_result(1))
         until(lambda: not output.trouble)
         assert len(destination.attempts) == 2
-        assert output.counts == OutputCounts(sent=1, failed=1)
+        until(lambda: output.counts == OutputCounts(sent=1, failed=1))
 
 
 def test_a_fault_of_ours_costs_its_results_and_not_the_thread(caplog: pytest.LogCaptureFixture) -> None:
@@ -174,16 +174,22 @@ def test_closing_has_a_bound_and_its_book_is_final() -> None:
 
 
 def test_closing_wakes_a_delivery_that_waits_for_its_next_attempt() -> None:
-    broken = True
+    broken, waits = True, threading.Event()
 
     def act(_results: Sequence[CameraResult]) -> None:
         if broken:
             raise Unavailable("gone", 3600.0)
 
+    class Closing(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.set()
+            return super().wait(timeout)
+
     destination = Scripted(act)
     with opened(destination) as output:
+        output._closing = Closing()
         output.put(camera_result(1))
-        until(lambda: output.trouble == "gone")
+        assert waits.wait(20.0)
         broken = False
         output.close(20.0)
         assert destination.accepted == [1]

@@ -20,12 +20,15 @@ class Cores:
     load: tuple[int, ...] | None
 
 
-def split_cores(server_cores: int) -> Cores:
+def split_cores(server_cores: int, *, server_is_elsewhere: bool = False) -> Cores:
     """The first cores for the server and the rest for the load tool, so that neither takes the other's time.
 
+    A server that runs already need have none of this process's: where it leaves no others, all of them are the load's.
     Raises: ConfigError where that leaves none for either.
     """
     cores = sorted(os.sched_getaffinity(0))
+    if server_is_elsewhere and server_cores >= len(cores):
+        return Cores(None, tuple(cores))
     if not 1 <= server_cores < len(cores):
         raise ConfigError(
             f"this process may use {len(cores)} cores: the server can have 1 to {len(cores) - 1} of them, not "

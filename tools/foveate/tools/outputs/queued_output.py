@@ -99,11 +99,12 @@ class QueuedOutput:
     def _delivered(self, batch: Sequence[CameraResult]) -> bool:
         outage = Outage(self._queueing.retries, random.Random())
         while not self._over.is_set():
+            closing = self._closing.is_set()
             try:
                 self._destination.deliver(batch)
             except Unavailable as error:
                 self._say_trouble(str(error))
-                if not self._paused(outage.next_delay_s(time.monotonic()), error.retry_after_s):
+                if not self._paused(outage.next_delay_s(time.monotonic()), error.retry_after_s, closing):
                     return False
             except Undeliverable as error:
                 self._say_trouble(str(error))
@@ -116,13 +117,16 @@ class QueuedOutput:
                 return True
         return False
 
-    def _paused(self, delay_s: float | None, wished_s: float | None) -> bool:
-        """Whether it is time for another attempt; False when it is to be given up."""
+    def _paused(self, delay_s: float | None, wished_s: float | None, closing: bool) -> bool:
+        """Whether it is time for another attempt; False when it is to be given up.
+
+        `closing` says whether the last one was made while closing.
+        """
         if delay_s is None:
             return False
         if wished_s is not None:
             delay_s = wished_s
-        if self._closing.is_set():
+        if closing:
             return not self._over.wait(delay_s)
         self._closing.wait(delay_s)  # closing is a reason to try at once: there may be no later
         return True

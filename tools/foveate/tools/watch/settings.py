@@ -146,10 +146,15 @@ def load_cameras(file: Path) -> tuple[tuple[CameraSettings, ...], tuple[OutputSp
 def cameras_from_urls(urls: Sequence[str], **common: Any) -> tuple[CameraSettings, ...]:
     """The cameras of a command line with what was said about all of them; what is None was not said.
 
+    `loop` is said of those that have an end, since a command line cannot say it of one alone.
     Raises: ConfigError naming each field that is wrong, without any URL.
     """
     given = {name: value for name, value in common.items() if value is not None}
-    return _validated({"camera": [{"url": url, **given} for url in urls]}, "the command line")
+    loop = given.pop("loop", False)
+    cameras = _validated({"camera": [{"url": url, **given} for url in urls]}, "the command line")
+    if loop and not any(camera.address.kind.has_end for camera in cameras):
+        raise ConfigError("the command line: loop is for files and folders, and cameras have no end: leave it out")
+    return tuple(camera.model_copy(update={"loop": loop and camera.address.kind.has_end}) for camera in cameras)
 
 
 def _validated(written: dict[str, Any], origin: str) -> tuple[CameraSettings, ...]:

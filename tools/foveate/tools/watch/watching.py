@@ -67,13 +67,11 @@ def _server(
         return
     # Here and not above, because it loads the whole service.
     from foveate.service.config import load_config
-    from foveate.service.embedded import embedded_server
+    from foveate.service.embedded import embedded_child
 
     settings = load_config(config, http=http)
     names = dict.fromkeys(camera.pipeline or settings.default_pipeline_name for camera in cameras)
-    with embedded_server(list(names), settings) as address:
-        if settings.http:
-            from foveate.service.http_server import http_url
-
-            display.say(f"live pictures at {http_url(settings.http, int(settings.http.rpartition(':')[2]))}")
-        yield address
+    with embedded_child(list(names), settings) as child:
+        if child.page:
+            display.say(f"live pictures at {child.page}")
+        yield child.address
