@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from foveate.engines import EngineUnavailable
 from foveate.engines.cuda import Device, DevicePicture, KernelCache, PictureKernels, PictureLayout, Rectangle
 from foveate.engines.cuda.device import LAYERS
+from foveate.engines.video_decoding import VideoColours
 from support.cuda_layer_checks import CHECKS
 from support.picture_reference import nv12_as_rgb, place_picture
 
@@ -40,9 +41,13 @@ def test_layer(device: Device, check: Callable[[Device], None]) -> None:
     check(device)
 
 
-@pytest.mark.parametrize("layout", PictureLayout)
+@pytest.mark.parametrize("colours", [None, VideoColours(6), VideoColours(1), VideoColours(1, full_range=True)])
 @pytest.mark.parametrize("case", CASES)
-def test_kernels_do_what_the_reference_does(device: Device, tmp_path: Path, case: str, layout: PictureLayout) -> None:
+def test_kernels_do_what_the_reference_does(
+    device: Device, tmp_path: Path, case: str, colours: VideoColours | None
+) -> None:
+    """Without colours the picture is RGB."""
+    layout = PictureLayout.NV12 if colours else PictureLayout.RGB
     source, size, target = CASES[case]
     rng = np.random.default_rng(1)
     height, width, pitch = 426, 640, 2048
@@ -56,24 +61,25 @@ def test_kernels_do_what_the_reference_does(device: Device, tmp_path: Path, case
         pixels = stack.enter_context(closing(device.new_buffer(host.nbytes)))
         row = stack.enter_context(closing(device.new_pinned((size[1], size[0], 3), np.uint8)))
         output = stack.enter_context(closing(device.new_buffer(row.nbytes)))
-        picture = DevicePicture(layout, width, height, pixels.address, pitch, pixels.address + height * pitch)
+        chroma = pixels.address + height * pitch
+        picture = DevicePicture(layout, width, height, pixels.address, pitch, chroma, colours or VideoColours())
         stream.copy_to_device(pixels.address, host.array)
         kernels.place(picture, source, output.address, size, target, stream, pad_value=114)
         stream.copy_to_host(row.array, output.address)
         stream.synchronize()
         visible = host.array[:, :columns]
-        expected = place_picture(_as_rgb(visible, height, width, layout), source, size, target, 114)
+        expected = place_picture(_as_rgb(visible, height, width, colours), source, size, target, 114)
         off = np.abs(row.array.astype(np.int16) - expected)
         assert off.max() <= 1
         assert (off > 0).mean() < 1e-3
 
 
 def _as_rgb(
-    visible: NDArray[np.uint8], height: int, width: int, layout: PictureLayout
+    visible: NDArray[np.uint8], height: int, width: int, colours: VideoColours | None
 ) -> NDArray[np.uint8] | NDArray[np.float32]:
-    if layout is PictureLayout.RGB:
+    if colours is None:
         return visible.reshape(height, width, 3)
-    return nv12_as_rgb(visible[:height], visible[height:], layout)
+    return nv12_as_rgb(visible[:height], visible[height:], colours)
 
 
 def test_waiting_lets_other_threads_run(device: Device) -> None:

@@ -6,31 +6,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 
 from foveate.engines import (
-    BatchRange,
-    BuildOptions,
     EncodedRow,
-    EngineError,
     EngineUnavailable,
     Slot,
 )
-from foveate.engines.contract import TensorSpec
-from foveate.engines.cuda import Device
 from foveate.engines.cuda.jpeg_decoder import image_codec
-from foveate.engines.tensorrt_builder import TensorRtBuilder
 from foveate.engines.tensorrt_engine import TensorRtEngine
 from foveate.models.package import PreparedModel
 from foveate.service.batch import BatchSlot
 from foveate.service.decode import decode_into, leave_encoded, sample_jpeg
 from foveate.service.decode_choice import decodes_on_device
 from foveate.service.frame import PixelFormat
+from support.echo_engine import echo_engine
 from support.frames import colour_model, encoded, smooth_picture
-from support.models import onnx_model
 
 WIDTH, HEIGHT = 320, 192
 MAX_BATCH = 4
@@ -42,33 +34,15 @@ Pixels = NDArray[np.uint8]
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[TensorRtEngine]:
-    """One that answers its input's pixels; skips, saying at which step it ends, where there is none."""
+    """One that answers its input's pixels; skips where there is none, or nothing that decodes."""
     try:
         image_codec()
-        device = Device.open()
-        with device.current():
-            capability = device.compute_capability
-        device.close()
-        builder = TensorRtBuilder("tensorrt")
     except EngineUnavailable as error:
         pytest.skip(str(error))
-    path = tmp_path / "engine.plan"
-    try:
-        options = BuildOptions(backend="tensorrt", batch=BatchRange(1, MAX_BATCH, MAX_BATCH))
-        path.write_bytes(builder.compile(_echo(), options).content)
-    except EngineError as error:
-        pytest.skip(f"tensorrt compiles no plan on {capability}: {error}")
-    with TensorRtEngine(path, name="echo", max_batch=MAX_BATCH) as made:
+    with echo_engine(tmp_path, (WIDTH, HEIGHT), MAX_BATCH) as made:
         if not made.open_decoder():
             pytest.skip("nvImageCodec or NVRTC cannot be used on this GPU")
         yield made
-
-
-def _echo() -> onnx.ModelProto:
-    shape = (HEIGHT, WIDTH, 3)
-    inputs = (TensorSpec("pixels", np.dtype(np.uint8), shape),)
-    outputs = (TensorSpec("seen", np.dtype(np.float32), shape),)
-    return onnx_model(inputs, outputs, (helper.make_node("Cast", ["pixels"], ["seen"], to=TensorProto.FLOAT),), {})
 
 
 def asked(data: bytes, row: int, size: tuple[int, int]) -> EncodedRow:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("boundary")
 PIPELINES = {**grey_config(), "shades": grey_config()["grey"]}
 
 
-def serving(classifier: FakeEngine, **stage: object):  # type: ignore[no-untyped-def]
+def serving(classifier: FakeEngine, **stage: Any):  # type: ignore[no-untyped-def]
     """A running service with the cascade of `shades_opening`; the gate is opened at the end."""
     detector = fake_engine()
     opening = shades_opening(detector, classifier, **stage)

@@ -215,7 +215,7 @@ def test_a_single_picture_is_no_video() -> None:
 
 
 def test_without_pyav_the_refusal_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("foveate.service.video_decoder.find_spec", lambda name: None)
+    monkeypatch.setattr("foveate.service.ffmpeg_video.find_spec", lambda name: None)
     with running_service() as service, RawStream(service.stub) as stream:
         stream.send(pb.StreamRequest(open=pb.OpenStream(format=pb.PIXEL_FORMAT_H264)))
         error = stream.error()

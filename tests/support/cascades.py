@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from foveate.engines import TensorSpec
 from foveate.engines.fake import FakeEngine
 from foveate.engines.profile import LatencyProfile
+from foveate.engines.video_decoding import VideoDecoders
 from foveate.models.manifest import HeadSpec, InputSpec, Manifest
 from foveate.models.outputs import DecodeOptions
 from foveate.models.package import PreparedModel
@@ -24,6 +25,7 @@ from foveate.service.boundary import FrameTicket, Refused, Row
 from foveate.service.config import Limits, PipelineConfig, ServiceConfig, TrackConfig
 from foveate.service.device import Device
 from foveate.service.device_time import DeviceTime
+from foveate.service.device_video import DeviceVideo
 from foveate.service.frame import Answer, Frame, Grant, PixelFormat, Ran, StreamOptions, Verdict
 from foveate.service.ingest import Ingest
 from foveate.service.job import DecodedPicture, Job
@@ -146,8 +148,13 @@ def shades_engine(*, max_batch: int = 4, **wishes: Any) -> FakeEngine:
     return FakeEngine("shades", input_shape=(8, 16, 3), outputs=outputs, max_batch=max_batch, compute=see, **wishes)
 
 
-def shades_opening(detector: FakeEngine, classifier: FakeEngine, **stage: Any) -> OpenPipelines:
-    """Serves `grey`, the fake detector, with a cascade of one stage, `shade`; `stage` is as in `cascade_stage`."""
+def shades_opening(
+    detector: FakeEngine, classifier: FakeEngine, video: VideoDecoders | None = None, **stage: Any
+) -> OpenPipelines:
+    """Serves `grey`, the fake detector, with a cascade of one stage, `shade`; `stage` is as in `cascade_stage`.
+
+    `video` are the decoders of the device.
+    """
 
     def opening(config: ServiceConfig, make_slots: NewSlots) -> Opened:
         profile = LatencyProfile((1, 4), (MS, MS), (MS, MS))
@@ -162,10 +169,18 @@ def shades_opening(detector: FakeEngine, classifier: FakeEngine, **stage: Any) -
         ):
             engine.load()
             served[name], lane = open_pipeline(
-                name, model, engine, profile, make_slots, wanted=wanted, device_time=times, cascade=cascade
+                name,
+                model,
+                engine,
+                profile,
+                make_slots,
+                wanted=wanted,
+                device_time=times,
+                cascade=cascade,
+                video=video is not None,
             )
             lanes.append(lane)
-        return Opened(PipelineSet(served, "grey"), Device(lanes))
+        return Opened(PipelineSet(served, "grey"), Device(lanes, DeviceVideo(video, "there is no such GPU")))
 
     return opening
 

@@ -1,4 +1,4 @@
-"""A fake engine that decodes JPEGs into memory of its own, as one on a GPU does."""
+"""A fake engine that decodes JPEGs, and takes pictures, into memory of its own, as one on a GPU does."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from foveate.engines.contract import EncodedRow, Slot
 from foveate.engines.fake import FakeEngine
+from support.cpu_video import CpuVideoPicture
 
 __all__ = ["DecodingEngine"]
 
@@ -27,6 +28,9 @@ class DecodingEngine(FakeEngine):
         self.fault: Exception | None = None
         """Ends the next placing."""
         self._rows: dict[int, dict[int, NDArray[np.uint8]]] = {}
+
+    def _open_placer_impl(self) -> bool:
+        return True
 
     def _open_decoder_impl(self) -> bool:
         self.is_open = True
@@ -50,7 +54,11 @@ class DecodingEngine(FakeEngine):
         return [row.row in placed for row in rows]
 
     def _decoded(self, row: EncodedRow) -> NDArray[np.uint8]:
-        image = simplejpeg.decode_jpeg(row.data, "RGB", strict=True)
+        if isinstance(row.data, CpuVideoPicture):
+            image = row.data.picture.rgb()
+        else:
+            assert isinstance(row.data, bytes)
+            image = simplejpeg.decode_jpeg(row.data, "RGB", strict=True)
         (x, y, width, height), (to_x, to_y, to_width, to_height) = row.source, row.target
         pixels = np.full(self.info.inputs[0].shape, row.pad_value, np.uint8)
         cut = image[y : y + height, x : x + width]

@@ -15,6 +15,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,10 @@ from numpy.typing import NDArray
 
 from foveate.engines.cuda.device import Device
 from foveate.engines.cuda.layer import Bytes, CudaLayer, Extent, Handle
-from foveate.engines.cuda.pictures import PlacementParameters
+from foveate.engines.cuda.pictures import PlacementParameters, Rectangle
 from foveate.engines.cuda.status import error_from_code
 from foveate.engines.errors import DeviceLost
+from support.picture_reference import place_picture, rgb_of_nv12
 
 __all__ = ["FakeCuda", "Hazard", "Span", "Work"]
 
@@ -414,9 +416,34 @@ class FakeCuda(CudaLayer):
         self._call("launch")
         what = f"kernel {function} {grid} {block} {bytes(parameters).hex()}"
         reads, writes = _touched(parameters)
-        self.give(stream, what, lambda: None, reads=reads, writes=writes, cost_ns=_CALL_NS)
+        act = self._launched(function, parameters)
+        self.give(stream, what, act, reads=reads, writes=writes, cost_ns=_CALL_NS)
 
     # Beneath it.
+
+    def _launched(self, kernel: str, parameters: ctypes.Structure) -> Callable[[], None]:
+        if isinstance(parameters, PlacementParameters):
+            return partial(self._place, kernel, parameters)
+        return lambda: None
+
+    def _place(self, kernel: str, told: PlacementParameters) -> None:
+        """What the kernels of pictures.cu do, by their reference."""
+        lines, columns = told.source_y + told.source_height, told.source_x + told.source_width
+        picture: Bytes | NDArray[np.float32]
+        if kernel == "place_rgb":
+            picture = self._lines(told.picture, told.picture_pitch, lines, 3 * columns).reshape(lines, columns, 3)
+        else:
+            luma = self._lines(told.picture, told.picture_pitch, lines, columns)
+            chroma = self._lines(told.chroma, told.chroma_pitch, (lines + 1) // 2, columns + columns % 2)
+            gains = (told.luma_gain, told.red_v, told.green_u, told.green_v, told.blue_u)
+            picture = rgb_of_nv12(luma, chroma, told.black, gains)
+        source = Rectangle(told.source_x, told.source_y, told.source_width, told.source_height)
+        target = Rectangle(told.target_x, told.target_y, told.target_width, told.target_height)
+        row = place_picture(picture, source, (told.row_width, told.row_height), target, told.pad_value)
+        self.write(told.row, row.tobytes())
+
+    def _lines(self, address: int, pitch: int, lines: int, nbytes: int) -> Bytes:
+        return np.stack([self._at(address + line * pitch, nbytes) for line in range(lines)])
 
     def _call(self, name: str, *, needs_context: bool = True) -> None:
         with self._lock:

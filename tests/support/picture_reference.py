@@ -5,23 +5,29 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from foveate.engines.cuda import PictureLayout, Rectangle
+from foveate.engines.cuda import Rectangle
+from foveate.engines.video_decoding import VideoColours
 
-__all__ = ["nv12_as_rgb", "place_picture"]
+__all__ = ["nv12_as_rgb", "place_picture", "rgb_of_nv12"]
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 
-def nv12_as_rgb(luma: Pixels, chroma: Pixels, layout: PictureLayout) -> Floats:
+def nv12_as_rgb(luma: Pixels, chroma: Pixels, colours: VideoColours) -> Floats:
     """Shapes: luma (H, W), chroma (H / 2, W), U and V in turn; result (H, W, 3), 0..255."""
-    gain, red_v, green_u, green_v, blue_u = (np.float32(each) for each in layout.colour_gains())
+    return rgb_of_nv12(luma, chroma, colours.black, colours.rgb_gains())
+
+
+def rgb_of_nv12(luma: Pixels, chroma: Pixels, black: int, gains: tuple[float, float, float, float, float]) -> Floats:
+    """The same, by what the kernels are told of its colours."""
+    gain, red_v, green_u, green_v, blue_u = (np.float32(each) for each in gains)
     height, width = luma.shape
     pairs = chroma.reshape(chroma.shape[0], -1, 2).repeat(2, axis=0).repeat(2, axis=1)[:height, :width]
     u, v = (pairs[..., index].astype(np.float32) - np.float32(128) for index in (0, 1))
-    grey = gain * np.maximum(luma.astype(np.float32) - np.float32(16), np.float32(0))
-    colours = (grey + red_v * v, grey + green_u * u + green_v * v, grey + blue_u * u)
-    rgb: Floats = np.clip(np.stack(colours, axis=-1), np.float32(0), np.float32(255))
+    grey = gain * np.maximum(luma.astype(np.float32) - np.float32(black), np.float32(0))
+    channels = (grey + red_v * v, grey + green_u * u + green_v * v, grey + blue_u * u)
+    rgb: Floats = np.clip(np.stack(channels, axis=-1), np.float32(0), np.float32(255))
     return rgb
 
 

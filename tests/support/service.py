@@ -21,12 +21,14 @@ from numpy.typing import NDArray
 from foveate.engines.contract import TensorSpec
 from foveate.engines.fake import FakeEngine
 from foveate.engines.profile import LatencyProfile
+from foveate.engines.video_decoding import VideoDecoders
 from foveate.models.manifest import HeadSpec, InputSpec, Manifest
 from foveate.models.package import PreparedModel
 from foveate.proto import vision_pb2 as pb
 from foveate.proto import vision_pb2_grpc as pb_grpc
 from foveate.service.config import PipelineConfig, ServiceConfig, load_config
 from foveate.service.device import Device
+from foveate.service.device_video import DeviceVideo
 from foveate.service.ingest import Ingest
 from foveate.service.link import Link
 from foveate.service.opening import NewSlots, Opened, OpenPipelines, open_pipeline
@@ -148,11 +150,12 @@ def running_service(
     slots: int = 3,
     unavailable: Mapping[str, str] | None = None,
     opened_by: OpenPipelines | None = None,
+    video: VideoDecoders | None = None,
     **settings: Any,
 ) -> Iterator[RunningService]:
     """Serve the fake detector as pipeline `grey`; `profile_ms` is what the scheduler believes a batch takes.
 
-    `opened_by` serves something else.
+    `opened_by` serves something else. `video` are the decoders of the device.
     """
     engine = engine or fake_engine()
     others = {name: Unavailable(name, "none", reason) for name, reason in (unavailable or {}).items()}
@@ -161,7 +164,7 @@ def running_service(
     with loop_in_thread() as loop:
 
         async def start() -> Server:
-            opening = opened_by or fake_opening(engine, profile_ms, others)
+            opening = opened_by or fake_opening(engine, profile_ms, others, video)
             linked = LinkedStation(opening) if over_messages else None
             server = Server(config, linked.open, linked) if linked else Server(config, opening)
             if linked:
@@ -201,16 +204,17 @@ def _config(slots: int, settings: Mapping[str, Any]) -> ServiceConfig:
 
 
 def fake_opening(
-    engine: FakeEngine, profile_ms: float, others: Mapping[str, Unavailable]
+    engine: FakeEngine, profile_ms: float, others: Mapping[str, Unavailable], video: VideoDecoders | None = None
 ) -> Callable[[ServiceConfig, NewSlots], Opened]:
     def opening(config: ServiceConfig, make_slots: NewSlots) -> Opened:
         engine.load()
         latency_ns = int(profile_ms * 1e6)
         profile = LatencyProfile((1, 4), (latency_ns, latency_ns), (latency_ns, latency_ns))
         wanted = config.pipelines["grey"]
-        grey, lane = open_pipeline("grey", fake_detector(), engine, profile, make_slots, wanted=wanted)
+        decodes = video is not None
+        grey, lane = open_pipeline("grey", fake_detector(), engine, profile, make_slots, wanted=wanted, video=decodes)
         pipelines: dict[str, Pipeline | Unavailable] = {"grey": grey, **others}
-        return Opened(PipelineSet(pipelines, "grey"), Device([lane]))
+        return Opened(PipelineSet(pipelines, "grey"), Device([lane], DeviceVideo(video, "there is no such GPU")))
 
     return opening
 

@@ -42,7 +42,7 @@ SEEN_ONLY_IN = {
         "service/decode",
         "service/preview",
         "service/server",
-        "service/video_decoder",
+        "service/ffmpeg_video",
         "tools/video_source",
         "tools/video_sink",
         "tools/drawing",

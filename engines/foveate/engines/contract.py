@@ -24,7 +24,17 @@ from numpy.typing import NDArray
 
 from foveate.engines.errors import ConfigError, EngineError, RunFailed
 
-__all__ = ["DeviceRows", "EncodedRow", "Engine", "EngineInfo", "RunTimes", "Slot", "TensorSpec", "host_run_times"]
+__all__ = [
+    "DeviceRows",
+    "EncodedRow",
+    "Engine",
+    "EngineInfo",
+    "HeldPicture",
+    "RunTimes",
+    "Slot",
+    "TensorSpec",
+    "host_run_times",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +104,28 @@ class DeviceRows(Protocol):
         ...
 
 
+class HeldPicture(Protocol):
+    """A picture that is on the device, complete, and stays there for as long as somebody holds this object."""
+
+    @property
+    def width(self) -> int:
+        """Pixels."""
+        ...
+
+    @property
+    def height(self) -> int:
+        """Pixels."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class EncodedRow:
-    """A JPEG that an engine is to decode, and where it goes.
+    """What an engine's device makes a row of: a JPEG that it decodes, or a picture of a video that it has decoded.
 
     Units: rectangles are (x, y, width, height) in whole pixels.
     """
 
-    data: bytes
+    data: bytes | HeldPicture
     row: int
     """Of the batch."""
     source: tuple[int, int, int, int]
@@ -227,8 +251,13 @@ class Engine(ABC):
         self._require_open()
         self._close_decoder_impl()
 
+    def open_placer(self) -> bool:
+        """Make ready to take pictures that the device has decoded; False for an engine that cannot, as most cannot."""
+        self._require_open()
+        return self._open_placer_impl()
+
     def place_encoded(self, slot: Slot, rows: Sequence[EncodedRow]) -> list[bool]:
-        """Decode pictures into a slot's input; False for each that it could not, which keeps the host's row.
+        """Put pictures into a slot's input, JPEGs decoded; False for each that failed, which keeps the host's row.
 
         These rows, and no others of before, are the device's in the slot's next run. Blocks until they are there;
         other slots may run meanwhile.
@@ -287,6 +316,10 @@ class Engine(ABC):
     def _run_impl(self, slot: Slot, batch: int) -> RunTimes:
         """Run rows ``[0:batch]``; any exception that is no EngineError becomes RunFailed."""
 
+    def _open_placer_impl(self) -> bool:
+        """A backend whose input may be written on the device overrides this and `_place_encoded_impl`."""
+        return False
+
     def _open_decoder_impl(self) -> bool:
         """A backend that decodes pictures overrides this and the next two."""
         return False
@@ -295,7 +328,7 @@ class Engine(ABC):
         """Release the decoder, if there is one."""
 
     def _place_encoded_impl(self, slot: Slot, rows: Sequence[EncodedRow]) -> list[bool]:
-        """Called only after `_open_decoder_impl` said that there is a decoder."""
+        """Called with JPEGs only after `_open_decoder_impl` said yes, with pictures after `_open_placer_impl` did."""
         return [False] * len(rows)
 
     def _close_impl(self) -> None:  # noqa: B027  # some backends have nothing to release

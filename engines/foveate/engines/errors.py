@@ -21,6 +21,7 @@ FoveateError
  ├ StreamTaken              a stream of that id is open already
  ├ BudgetTooSmall           no frame could ever be answered within this budget
  ├ Overloaded               no room now: retry later or elsewhere
+ │  └ NoRoomForPicture      a video's picture was decoded, and there is no room to keep it
  └ ShuttingDown             this server is going away: retry elsewhere
 
 A frame's verdict is a result, not an exception. Messages say what was expected, what came, and what to do.
@@ -43,6 +44,7 @@ __all__ = [
     "FrameError",
     "LimitExceeded",
     "ModelError",
+    "NoRoomForPicture",
     "NoSuchPipeline",
     "Overloaded",
     "PlanMismatch",
@@ -136,6 +138,10 @@ class BudgetTooSmall(FoveateError):
 
 class Overloaded(FoveateError):
     """There is no room now; retry later or elsewhere."""
+
+
+class NoRoomForPicture(Overloaded):
+    """A video's picture was decoded, and there is no room to keep it: only its own frame is lost."""
 
 
 class ShuttingDown(FoveateError):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from foveate.engines.contract import EncodedRow, Engine, EngineInfo, RunTimes, Slot
 from foveate.engines.cuda import Device, KernelCache, PictureKernels
 from foveate.engines.cuda.jpeg_decoder import JpegDecoder
+from foveate.engines.cuda.row_placer import RowPlacer
 from foveate.engines.engine_record import EngineRecord, EngineUse
 from foveate.engines.engine_store import BuiltEngine
 from foveate.engines.errors import (
@@ -130,9 +131,10 @@ class TensorRtEngine(Engine):
         # Guards what slots share: the compute stream, the context and its memory.
         self._shared = threading.Lock()
         self._device_slots: list[DeviceSlot] = []
-        self._decoding = threading.Lock()  # guards the decoder, which takes one batch at a time
-        self._decoder: JpegDecoder | None = None
-        self._decoder_resources = ExitStack()
+        self._placing = threading.Lock()  # guards the placer, which takes one batch at a time
+        self._placer: RowPlacer | None = None
+        self._placer_resources = ExitStack()
+        self._takes_held = False  # the placer is there for more than JPEGs
 
     @property
     def memory(self) -> EngineMemory:
@@ -271,20 +273,43 @@ class TensorRtEngine(Engine):
             self._device.synchronize()
             raise
 
+    def _open_placer_impl(self) -> bool:
+        """Where the input is a picture, and NVRTC is there."""
+        with self._placing:
+            self._takes_held = self._opened_placer() is not None
+            return self._takes_held
+
     def _open_decoder_impl(self) -> bool:
-        """Where the input is a picture, and nvImageCodec and NVRTC are there."""
-        with self._decoding:
-            if self._decoder is None and self._takes_pictures:
+        """Where nvImageCodec is there too."""
+        with self._placing:
+            placer = self._opened_placer()
+            if placer is not None and placer.jpegs is None:
                 try:
-                    with self._on_device(), ExitStack() as undo:
-                        kernels = PictureKernels(self._device, KernelCache())
-                        undo.callback(kernels.close)
-                        self._decoder = JpegDecoder(self._device, kernels)
-                        undo.callback(self._decoder.close)
-                        self._decoder_resources = undo.pop_all()
-                except (EngineUnavailable, BuildFailed, DeviceOutOfMemory) as error:
+                    with self._on_device():
+                        placer.jpegs = JpegDecoder(self._device)
+                except (EngineUnavailable, DeviceOutOfMemory) as error:
                     _log.info("%s has its JPEGs decoded on the CPU: %s", self._name, error)
-            return self._decoder is not None
+                    self._close_placer_without_use()
+            return placer is not None and placer.jpegs is not None
+
+    def _opened_placer(self) -> RowPlacer | None:
+        if self._placer is None and self._takes_pictures:
+            try:
+                with self._on_device(), ExitStack() as undo:
+                    kernels = PictureKernels(self._device, KernelCache())
+                    undo.callback(kernels.close)
+                    self._placer = RowPlacer(self._device, kernels)
+                    undo.callback(self._placer.close)
+                    self._placer_resources = undo.pop_all()
+            except (EngineUnavailable, BuildFailed, DeviceOutOfMemory) as error:
+                _log.info("%s takes no pictures on the device: %s", self._name, error)
+        return self._placer
+
+    def _close_placer_without_use(self) -> None:
+        if not self._takes_held:
+            self._placer = None
+            with self._on_device():
+                self._placer_resources.close()
 
     @property
     def _takes_pictures(self) -> bool:
@@ -292,22 +317,23 @@ class TensorRtEngine(Engine):
         return len(specs) == 1 and specs[0].dtype == np.uint8 and specs[0].shape[2:] == (3,)
 
     def _close_decoder_impl(self) -> None:
-        with self._decoding, self._on_device():
+        with self._placing:
             for slot in self._device_slots:
-                slot.forget_device_rows()  # a run would wait for events that are the decoder's
-            self._decoder = None
-            self._decoder_resources.close()
+                slot.forget_device_rows()  # a run would wait for events that are the placer's
+            if self._placer is not None:
+                self._placer.jpegs = None
+                self._close_placer_without_use()
 
     def _place_encoded_impl(self, slot: Slot, rows: Sequence[EncodedRow]) -> list[bool]:
         (spec,) = self.info.inputs
         height, width, _ = spec.shape
-        with self._decoding:
+        with self._placing:
             self._require_open()  # it may have been closed while the decoder was busy
             self._device_slots[slot.index].forget_device_rows()
-            if self._decoder is None or not rows:
+            if self._placer is None or not rows:
                 return [False] * len(rows)
             with self._on_device():
-                return self._decoder.decode(rows, slot.device_inputs[spec.name], (width, height))
+                return self._placer.place(rows, slot.device_inputs[spec.name], (width, height))
 
     @contextmanager
     def _on_device(self) -> Iterator[None]:
@@ -322,12 +348,12 @@ class TensorRtEngine(Engine):
             raise
 
     def _close_impl(self) -> None:
-        with self._decoding, self._shared:
-            self._decoder = None
+        with self._placing, self._shared:
+            self._placer = None
             try:
                 with suppress(DeviceError), self._device.current():
                     self._device.finish()
-                    self._decoder_resources.close()
+                    self._placer_resources.close()
                     self._resources.close()
             finally:
                 self._device.close()

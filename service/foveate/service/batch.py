@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from foveate.engines.contract import EncodedRow, Slot
+from foveate.engines.contract import EncodedRow, HeldPicture, Slot
 from foveate.service.boundary import Encoded, IngestPort, Refused
 from foveate.service.frame import Verdict
 
@@ -33,6 +33,8 @@ class Entry:
     frame: int
     """The ingest's number for it."""
     deadline_ns: int
+    pictures: Mapping[int, HeldPicture] = field(default_factory=dict)
+    """Those that the device holds for its ingest."""
     out: bool = False
     """It will not run: its ingest has been told, or has said so itself."""
 
@@ -46,9 +48,9 @@ class Batch:
     """Predicted end of its run, on the monotonic clock."""
     entries: tuple[Entry, ...]
     encoded: dict[Entry, Encoded] = field(default_factory=dict)
-    """What is left to the device to decode."""
+    """What is left to the device."""
     on_device: dict[Entry, EncodedRow] = field(default_factory=dict)
-    """What the device has decoded, and where it lies."""
+    """What the device has put into the slot, and where it lies."""
     placed_ns: int = 0
     """When that was done; 0: there is none."""
     _left: set[Entry] = field(init=False)

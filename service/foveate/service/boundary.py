@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
-from foveate.engines.contract import EncodedRow, EngineInfo
-from foveate.service.frame import Grant, Ran, StreamOptions, Verdict
+from foveate.engines.contract import EncodedRow, EngineInfo, HeldPicture
+from foveate.engines.video_decoding import VideoFormat
+from foveate.service.frame import Grant, PixelFormat, Ran, StreamOptions, Verdict
 
 __all__ = [
     "Admission",
@@ -23,9 +25,11 @@ __all__ = [
     "FrameTicket",
     "IngestPort",
     "LaneStatus",
+    "PictureTicket",
     "Prepared",
     "Refused",
     "Row",
+    "VideoUnit",
 ]
 
 
@@ -51,10 +55,12 @@ class Row(NamedTuple):
     """In the slot's input."""
     encoded: bool = False
     """Whether it may be left there as a JPEG, which the device decodes."""
+    held: bool = False
+    """Whether the device fills the row itself where it holds the frame's picture, as of a video that it decodes."""
 
 
 class Encoded(NamedTuple):
-    """A frame that is left to the device to decode: a JPEG in the first bytes of its row.
+    """A frame that is left to the device: a JPEG in the first bytes of its row, or a picture that it holds.
 
     Units: rectangles are (x, y, width, height) in whole pixels.
     """
@@ -65,10 +71,37 @@ class Encoded(NamedTuple):
     target: tuple[int, int, int, int]
     """Of the row, to which the source is resized; the rest of it is padded."""
     pad_value: int
+    picture: int = 0
+    """The device's number of the one that it holds; 0: the frame is a JPEG."""
 
-    def row(self, data: bytes, row: int) -> EncodedRow:
+    def row(self, data: bytes | HeldPicture, row: int) -> EncodedRow:
         """The same for an engine."""
         return EncodedRow(data, row, self.source, self.target, self.pad_value)
+
+
+class VideoUnit(NamedTuple):
+    """An access unit that is to be decoded, and what has been read in it."""
+
+    data: bytes
+    declared: VideoFormat | None
+    """By the stream's newest parameter set; None: there was none yet."""
+    key: bool
+    """Whether decoding can begin with it."""
+    anew: bool
+    """Whether it has to: nothing before it is built on."""
+    recovery: int = 0
+    """Units from this one on, where it does, of which the pictures are not whole yet."""
+    lacks_reference: bool = False
+    """Whether a picture that it builds on has not come; it is for those to ask whose decoder does not notice."""
+
+
+class PictureTicket(NamedTuple):
+    """A picture that stays on the device until it is dropped. Units: pixels."""
+
+    picture: int
+    """The device's number for it."""
+    width: int
+    height: int
 
 
 class Refused(NamedTuple):
@@ -142,6 +175,25 @@ class DevicePort(Protocol):
 
     def advised_fps(self, stream: int) -> float:
         """Frames per second of a stream that may expect to be answered OK; 0 where that is not known."""
+
+    def video_refusal(self, kind: PixelFormat) -> str:
+        """Why the device decodes no video streams of this format; "" if it does."""
+
+    def decode_unit(self, stream: int, unit: VideoUnit) -> PictureTicket | None:
+        """Decode a stream's next unit; None if no whole picture came out of it. Blocks; from any thread.
+
+        A stream that the device has let in has a decoder from its first key unit on until it leaves. Raises: as
+        `StreamDecoder.decode` and `VideoDecoders.open_stream`; EngineUnavailable if the device is gone.
+        """
+
+    def picture_pixels(self, picture: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """A picture brought here, resized. Blocks; from any thread.
+
+        Shapes: (height, width, 3) uint8, RGB. Units: size is (width, height) in pixels. Raises: EngineError.
+        """
+
+    def drop_picture(self, picture: int) -> None:
+        """Nobody needs a picture any more. Never blocks; from any thread, also amid anything else that it does."""
 
 
 class IngestPort(Protocol):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from foveate.models.geometry import Rect
 from foveate.models.outputs import Classes, DecodeOptions, Embedding, Output
 from foveate.models.package import PreparedModel
-from foveate.service.boundary import Refused
+from foveate.service.boundary import Refused, Row
 from foveate.service.frame import Attribute, Ran, Verdict
 from foveate.service.frame_crops import FrameCrops
 from foveate.service.job import Job
@@ -77,9 +77,9 @@ class Crop:
         """See `AtDevice`."""
         return self.cascade.pixels.prepare_ns(self.index)
 
-    def fill(self, row: NDArray[np.uint8], model: PreparedModel, *, may_leave: bool) -> None:
+    def fill(self, pixels: NDArray[np.uint8], model: PreparedModel, row: Row) -> None:
         """See `AtDevice`. A crop is never left to the device."""
-        self.cascade.pixels.write(self.index, row)
+        self.cascade.pixels.write(self.index, pixels)
 
     def ran(self, pipeline: Pipeline, ran: Ran, rows: Mapping[str, NDArray[Any]]) -> None:
         """See `AtDevice`."""
@@ -169,6 +169,7 @@ class Cascade:
     def abandon(self) -> None:
         """The stream is over: nobody is told."""
         self._over = True
+        self.pixels.let_go()
         if self.timer:
             self.timer.cancel()
 

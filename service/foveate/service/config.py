@@ -199,9 +199,10 @@ class ServiceConfig(BaseSettings):
     decode_threads: Annotated[int, Field(ge=0)] = 0
     """Frames of one batch that are decoded side by side, and beside them as many video streams; 0: as many as this
     process has cores."""
-    video_decode: Literal["cpu", "gpu"] = "cpu"
-    """Where H.264 and H.265 streams are decoded: `gpu` is NVDEC of the first GPU, which gives the pictures back to the
-    host; it spares cores and finds fewer broken access units. A server without it refuses such streams then."""
+    video_decode: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where H.264 and H.265 streams are decoded: `gpu` is NVDEC of the engines' GPU, where the pictures stay, and
+    refuses streams that it cannot have there; `auto` measures at the start which is faster, and falls back to the
+    CPU. A GPU finds fewer broken access units."""
     drain_grace_ms: Annotated[int, Field(ge=0)] = 10_000
     """Milliseconds that open streams get to end by themselves when the server is asked to stop."""
     resume_s: Annotated[float, Field(ge=0.0)] = 30.0

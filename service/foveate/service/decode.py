@@ -15,6 +15,7 @@ from foveate.engines.errors import BadFrame
 from foveate.models.geometry import Placement, Rect
 from foveate.models.package import PreparedModel
 from foveate.service.boundary import Encoded
+from foveate.service.device_codec import DevicePicture
 from foveate.service.frame import PixelFormat
 from foveate.service.job import DecodedPicture
 from foveate.service.picture_header import is_common_jpeg, jpeg_orientation
@@ -24,6 +25,7 @@ __all__ = [
     "crop_into",
     "decode_into",
     "leave_encoded",
+    "leave_held",
     "picture_into",
     "sample_jpeg",
     "whole_picture",
@@ -135,6 +137,13 @@ def leave_encoded(
         len(data), astuple(placement.source), astuple(placement.destination), model.manifest.input.pad_value
     )
     return Decoded(*size, placement), encoded
+
+
+def leave_held(picture: DevicePicture, model: PreparedModel) -> tuple[Decoded, Encoded]:
+    """A video stream's picture left where it is, on the device, which scales it into the row by itself."""
+    placement, pad_value = model.place(picture.width, picture.height), model.manifest.input.pad_value
+    source, target = astuple(placement.source), astuple(placement.destination)
+    return Decoded(picture.width, picture.height, placement), Encoded(0, source, target, pad_value, picture.number)
 
 
 def sample_jpeg(size: Size) -> bytes:

@@ -9,13 +9,25 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
+from numpy.typing import NDArray
+
 from foveate.engines.errors import ConfigError, EngineUnavailable
 from foveate.service import admission
 from foveate.service.batch import Entry
-from foveate.service.boundary import Admission, FrameTicket, IngestPort, LaneStatus, Refused
+from foveate.service.boundary import (
+    Admission,
+    FrameTicket,
+    IngestPort,
+    LaneStatus,
+    PictureTicket,
+    Refused,
+    VideoUnit,
+)
 from foveate.service.device_stream import DeviceStream
 from foveate.service.device_time import DeviceTime
-from foveate.service.frame import Grant, StreamOptions, Verdict
+from foveate.service.device_video import DeviceVideo, VideoSession
+from foveate.service.frame import Grant, PixelFormat, StreamOptions, Verdict
 from foveate.service.lane import Lane
 
 __all__ = ["Device", "DeviceSession"]
@@ -28,7 +40,9 @@ _FEW_FPS = 1e-3
 class Device:
     """The engines of one device and what has been promised of their time. Thread-safe."""
 
-    def __init__(self, lanes: Iterable[Lane]) -> None:
+    def __init__(self, lanes: Iterable[Lane], video: DeviceVideo | None = None) -> None:
+        """`video` is this object's from now on; None: the device decodes none."""
+        self.video = video or DeviceVideo.none("nobody has asked for it")
         self.lanes: Mapping[str, Lane] = {lane.pipeline: lane for lane in lanes}
         self._lock = threading.Lock()
         self._streams: dict[DeviceStream, Lane] = {}
@@ -46,6 +60,12 @@ class Device:
         for lane in self.lanes.values():
             lane.when_lost = partial(call, lane.pipeline)
 
+        def lost(reason: str) -> None:
+            for pipeline in self.lanes:
+                call(pipeline, reason)
+
+        self.video.when_lost = lost
+
     @property
     def overdue_ns(self) -> int:
         """For how long some run has been expected to end."""
@@ -59,6 +79,7 @@ class Device:
         """Run what waits in every lane, then release the engines."""
         for lane in self.lanes.values():
             lane.close()
+        self.video.close()
 
     def lane(self, pipeline: str) -> Lane:
         """The lane of a pipeline. Raises: ConfigError if there is none."""
@@ -149,6 +170,7 @@ class DeviceSession:
         self._ingest = ingest
         self._number = number
         self._streams: dict[int, tuple[DeviceStream, Lane]] = {}
+        self._video = VideoSession(device.video)
 
     def serves(self, pipeline: str) -> bool:
         """See `DevicePort`."""
@@ -179,6 +201,7 @@ class DeviceSession:
         if left and lane:
             lane.withdraw(left.share)
             self._device.leave(left)
+            self._video.leave(stream)
 
     def submit(self, ticket: FrameTicket) -> None:
         """See `DevicePort`."""
@@ -189,7 +212,8 @@ class DeviceSession:
         stream, lane = self._streams[ticket.stream]
         if not ticket.again:
             stream.arrivals.count(time.monotonic_ns())
-        lane.submit(Entry(self._ingest, ticket.frame, ticket.deadline_ns), stream.share, ticket.prepare_ns)
+        entry = Entry(self._ingest, ticket.frame, ticket.deadline_ns, self._video.pictures)
+        lane.submit(entry, stream.share, ticket.prepare_ns)
 
     def observe_reply(self, stream: int, took_ns: int) -> None:
         """See `DevicePort`."""
@@ -201,6 +225,24 @@ class DeviceSession:
         self._device.rate()
         return self._streams[stream][0].advised_fps if stream in self._streams else 0.0
 
+    def video_refusal(self, kind: PixelFormat) -> str:
+        """See `DevicePort`."""
+        return self._device.video.refusal(kind)
+
+    def decode_unit(self, stream: int, unit: VideoUnit) -> PictureTicket | None:
+        """See `DevicePort`."""
+        if stream not in self._streams:
+            raise EngineUnavailable("the device does not serve the stream's pipeline now")
+        return self._video.decode(stream, unit)
+
+    def picture_pixels(self, picture: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """See `DevicePort`."""
+        return self._video.pixels(picture, size)
+
+    def drop_picture(self, picture: int) -> None:
+        """See `DevicePort`."""
+        self._video.drop([picture])
+
     def rates(self) -> dict[int, float]:
         """What each stream of the ingest may expect now."""
         self._device.rate()
@@ -210,6 +252,7 @@ class DeviceSession:
         """The ingest is gone: so are its streams, and nobody is told of their frames."""
         for stream in list(self._streams):
             self.leave(stream)
+        self._video.close()
 
     def _new_stream(self, stream: int, options: StreamOptions) -> tuple[DeviceStream, Lane]:
         return DeviceStream(f"{self._number}/{stream}", options), self._device.lane(options.pipeline)

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from foveate.engines.errors import FrameError
+from foveate.engines.errors import BadFrame, FrameError
 from foveate.models.geometry import Rect
 from foveate.models.package import PreparedModel
 from foveate.service.crops import Size, enough_pixels
 from foveate.service.decode import crop_into, whole_picture
+from foveate.service.device_codec import DevicePicture
 from foveate.service.frame import SharedMemoryRef
-from foveate.service.job import DecodeCost, Job
+from foveate.service.job import DecodeCost, DecodedPicture, Job
 from foveate.service.shared_memory import shared_pixels
 
 __all__ = ["FrameCrops"]
@@ -25,6 +26,7 @@ _CUT_NS = 200_000
 _COPY_NS = 20_000
 
 Pixels = NDArray[np.uint8]
+_Source = tuple[bytes | SharedMemoryRef, DecodedPicture | None]
 
 
 class FrameCrops:
@@ -36,7 +38,7 @@ class FrameCrops:
     def __init__(self, job: Job, seen: Size, crops: Sequence[tuple[Rect, PreparedModel]], cost: DecodeCost) -> None:
         """Of a frame of the size `seen`, these parts for these models; `cost` learns what decoding takes."""
         self._job = job
-        self._source = (job.frame.data, job.picture)  # the job lets go of them when it is answered
+        self._source: _Source | None = (job.frame.data, job.picture)  # the job lets go of them when it is answered
         self._seen = seen
         self._crops = crops
         self._cost = cost
@@ -60,13 +62,23 @@ class FrameCrops:
             if not self._cut:
                 try:
                     self._cut = self._cut_out(self._picture())
+                    self.let_go()
                 except FrameError as error:
                     self._fault = error
                     raise
         row[...] = self._cut[index]
 
+    def let_go(self) -> None:
+        """No more of them will be written, or all of them have been cut: their picture takes much memory."""
+        self._source = None
+
     def _picture(self) -> Pixels:
-        job, (data, picture), began_ns = self._job, self._source, time.monotonic_ns()
+        job, source, began_ns = self._job, self._source, time.monotonic_ns()
+        if source is None:
+            raise BadFrame("nobody waits for the crops of this frame any more")
+        data, picture = source
+        if isinstance(picture, DevicePicture):  # of which less comes down then
+            return picture.reduced(enough_pixels(self._seen, self._crops))
         if picture is not None:
             return picture.rgb()
         if isinstance(data, SharedMemoryRef):

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from foveate.engines.errors import FrameError
+from foveate.engines.errors import EngineError, FrameError
 from foveate.models.package import PreparedModel
 from foveate.service.boundary import DevicePort, Encoded, FrameTicket, Prepared, Refused, Row
 from foveate.service.cascade import Timer
@@ -71,8 +71,8 @@ class AtDevice(Protocol):
     def prepare_ns(self) -> int:
         """What writing it into a row is predicted to take."""
 
-    def fill(self, row: Pixels, model: PreparedModel, *, may_leave: bool) -> Encoded | None:
-        """Write it into a row, or where it may be, leave it there for the device to decode: what comes back says where.
+    def fill(self, pixels: Pixels, model: PreparedModel, row: Row) -> Encoded | None:
+        """Write it into the pixels of a row, or where it may be, leave it to the device: what comes back says where.
 
         From any thread. Raises: FrameError.
         """
@@ -249,9 +249,11 @@ class Ingest:
             return
         encoded = refusal = None
         try:
-            encoded = held.fill(pixels, model, may_leave=row.encoded)
+            encoded = held.fill(pixels, model, row)
         except FrameError as error:
             refusal = Refused(number, Verdict.BAD_FRAME, str(error))
+        except EngineError as error:  # the device has lost the frame's picture
+            refusal = Refused(number, Verdict.FAILED, str(error))
         except Exception as error:  # noqa: BLE001 - a decoder's fault must not take the batch's other frames along
             _log.exception("decoding a frame of stream %s failed", held.stream.stream_id)
             refusal = Refused(number, Verdict.FAILED, f"the decoder failed: {type(error).__name__}")

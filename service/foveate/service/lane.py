@@ -75,7 +75,7 @@ class Lane:
 
         `decoders` is how many frames the ingests decode side by side; 0: as many as there are cores. `hold_ns` is the
         scheduler's. Lanes whose engines are on one device have its `device_time` in common; None: it is this one's own.
-        `placing` has JPEGs decoded on the device; None: the ingests decode all.
+        `placing` has rows filled on the device; None: the ingests fill all.
         """
         info = engine.info
         self.pipeline = pipeline
@@ -199,6 +199,11 @@ class Lane:
             )
 
     @property
+    def takes_held(self) -> bool:
+        """Whether its engine takes pictures that its device holds."""
+        return self._placing is not None and self._placing.held
+
+    @property
     def inputs(self) -> list[NDArray[np.uint8]]:
         """Where chosen frames go, by slot."""
         return [slot.pixels for slot in self.slots]
@@ -233,6 +238,7 @@ class Lane:
                     self._leave(carried)
                 _tell(_failed(carried.batch.ready(), f"the service failed: {type(error).__name__}"))
             slot = carried.slot
+            carried.batch.on_device.clear()  # the pictures are the next ones' memory, and the thread may wait long
             with self._lock:
                 self._carried -= 1
 
@@ -303,13 +309,14 @@ class Lane:
 
     def _prepare(self, slot: int, batch: Batch) -> None:
         placing = self._placing
-        self._have_decoded(slot, batch, batch.entries, encoded=placing is not None)
+        self._have_decoded(slot, batch, batch.entries, placing)
         if placing and (left := placing.place(slot, batch)):
             batch.decode_again(left)
-            self._have_decoded(slot, batch, left, encoded=False)
+            self._have_decoded(slot, batch, left)
 
-    def _have_decoded(self, slot: int, batch: Batch, entries: Sequence[Entry], *, encoded: bool) -> None:
-        """Have the ingests write frames into their rows; those that may stay encoded perhaps as they are."""
+    def _have_decoded(self, slot: int, batch: Batch, entries: Sequence[Entry], placing: Placing | None = None) -> None:
+        """Have the ingests write frames into their rows; what `placing` takes they may leave to it."""
+        encoded, held = (placing.jpegs, placing.held) if placing else (False, False)
         rows = {entry: row for row, entry in enumerate(batch.entries)}
         for ingest, theirs in by_ingest(entries).items():
             by_frame = {entry.frame: entry for entry in theirs}
@@ -319,7 +326,9 @@ class Lane:
             ) -> None:
                 batch.decoded(by_frame[frame], succeeded, left)
 
-            ingest.prepare(self.pipeline, slot, [Row(entry.frame, rows[entry], encoded) for entry in theirs], done)
+            ingest.prepare(
+                self.pipeline, slot, [Row(entry.frame, rows[entry], encoded, held) for entry in theirs], done
+            )
         batch.wait_for_pixels()
 
     def _begin(self, carried: _Carried) -> bool:

@@ -27,6 +27,7 @@ from foveate.service.pipeline import CascadeStage, Pipeline, PipelineSet, Unavai
 from foveate.service.placing import Placing
 from foveate.service.prediction import LatencyModel
 from foveate.service.tracking import require_tracking
+from foveate.service.video_choice import device_video, may_decode_video
 
 __all__ = ["NewSlots", "OpenPipelines", "Opened", "cascade_stages", "new_slots", "open_pipeline", "open_pipelines"]
 
@@ -80,7 +81,9 @@ def open_pipelines(config: ServiceConfig, make_slots: NewSlots = new_slots) -> O
         Device(lanes.values()).close()
         raise
     in_order = {name: opened[name] for name in config.pipelines}
-    return Opened(PipelineSet(in_order, default), Device(lanes[name] for name in in_order if name in lanes))
+    takes_held = any(lane.takes_held for lane in lanes.values())
+    video = device_video(config.video_decode, takes_held, config.decode_threads)  # in what the engines leave of it
+    return Opened(PipelineSet(in_order, default), Device([lanes[name] for name in in_order if name in lanes], video))
 
 
 def cascade_stages(
@@ -113,8 +116,12 @@ def open_pipeline(
     decoders: int = 0,
     device_time: DeviceTime | None = None,
     cascade: tuple[CascadeStage, ...] = (),
+    video: bool = False,
 ) -> Served:
-    """Serve a model on a loaded engine of which the profile is known; for `decoders` and `device_time` see `Lane`."""
+    """Serve a model on a loaded engine of which the profile is known; for `decoders` and `device_time` see `Lane`.
+
+    `video` says whether its device may be the one to decode that.
+    """
     manifest = model.manifest
     view = DecodeOptions(
         manifest.min_score if wanted.min_score is None else wanted.min_score,
@@ -123,8 +130,9 @@ def open_pipeline(
     slots = make_slots(name, engine, wanted.engine.slots)
     hold_ns = wanted.engine.hold_ms * 1_000_000
     latency = LatencyModel(profile)
-    on_device = decodes_on_device(wanted.engine.decode, engine, slots[0], model, decoders)
-    placing = Placing(engine, slots) if on_device else None
+    held = video and engine.open_placer()
+    jpegs = decodes_on_device(wanted.engine.decode, engine, slots[0], model, decoders)
+    placing = Placing(engine, slots, jpegs=jpegs, held=held) if jpegs or held else None
     lane = Lane(
         name, engine, latency, slots, decoders=decoders, hold_ns=hold_ns, device_time=device_time, placing=placing
     )
@@ -161,6 +169,7 @@ def _open(
             decoders=decoders,
             device_time=device_time,
             cascade=cascade,
+            video=may_decode_video(config.video_decode),
         )
     except BaseException:
         engine.close()

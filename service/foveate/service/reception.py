@@ -89,11 +89,13 @@ class Reception:
         Raises: BudgetTooSmall, Overloaded, StreamTaken, ShuttingDown, EngineUnavailable, UnsupportedFormat.
         """
         self.refuse_while_draining()
-        decoder = await self._video.decoder(options.format) if options.format.video else None
         claim = await self.service.claim(stream_id, resume_token, pipeline.name)
         station = self._stations[claim.device]
         stream = CameraStream(claim.record, options, admission.stream_window(options), self._books, claim.series)
+        decoder = None
         try:
+            if options.format.video:
+                decoder = await self._video.decoder(options.format, station.device, stream.number)
             admitted = await station.device.admit(stream.number, options)
         except BaseException:
             station.device.leave(stream.number)

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from foveate.engines.contract import TensorSpec
 from foveate.engines.errors import EngineUnavailable
-from foveate.service.boundary import Admission, Encoded, FrameTicket, Refused, Row
-from foveate.service.frame import Grant, Ran, StreamOptions, Verdict
+from foveate.service.boundary import Admission, Encoded, FrameTicket, PictureTicket, Refused, Row, VideoUnit
+from foveate.service.frame import Grant, PixelFormat, Ran, StreamOptions, Verdict
 from foveate.service.ingest import Ingest
 from foveate.service.link import Calls, Link, LinkBroken
 from foveate.service.pipeline import PipelineSet
+from foveate.service.remote_video import RemoteVideo
 from foveate.service.slot_memory import SlotMemory
 
 __all__ = ["RemoteDevice"]
@@ -45,6 +46,8 @@ class RemoteDevice:
         self._replies: list[tuple[int, int]] = []
         self._specs: dict[str, Sequence[TensorSpec]] = {}
         self._serving = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._video = RemoteVideo(self._send, self._soon, _LOST)
         self._introduced = asyncio.Event()
         """Cleared while a device that has come has not said yet what it serves."""
         self._introduced.set()
@@ -54,9 +57,9 @@ class RemoteDevice:
     def connect(self, link: Link) -> None:
         """Go on over this link: its first message says what is served. Streams of before are entered again."""
         self.lose()
-        self._link = link
+        self._link, self._loop = link, asyncio.get_running_loop()
         self._introduced.clear()
-        asyncio.get_running_loop().add_reader(link.fileno(), self._read, link)
+        self._loop.add_reader(link.fileno(), self._read, link)
 
     def lose(self) -> None:
         """The device is gone, with all frames that it had; they are answered FAILED."""
@@ -68,6 +71,7 @@ class RemoteDevice:
         asyncio.get_running_loop().remove_reader(link.fileno())
         link.close()
         self._calls.fail(EngineUnavailable(_LOST))
+        self._video.lose()
         self._ingest.fail_all(_LOST)
         self._rates.clear()
         self._replies.clear()
@@ -110,6 +114,27 @@ class RemoteDevice:
         """See `DevicePort`."""
         return self._rates.get(stream, 0.0)
 
+    def video_refusal(self, kind: PixelFormat) -> str:
+        """See `DevicePort`."""
+        return self._video.refusal(kind)
+
+    def decode_unit(self, stream: int, unit: VideoUnit) -> PictureTicket | None:
+        """See `DevicePort`."""
+        return self._video.decode(stream, unit)
+
+    def picture_pixels(self, picture: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """See `DevicePort`."""
+        return self._video.pixels(picture, size)
+
+    def drop_picture(self, picture: int) -> None:
+        """See `DevicePort`."""
+        self._video.drop(picture)
+
+    def _soon(self, call: Callable[[], object]) -> None:
+        if self._loop:
+            with suppress(RuntimeError):  # it has ended, and with it the process
+                self._loop.call_soon_threadsafe(call)
+
     def _take_replies(self) -> list[tuple[int, int]]:
         replies, self._replies = self._replies, []
         return replies
@@ -126,8 +151,8 @@ class RemoteDevice:
     def _send(self, *message: Any) -> bool:
         """Whether it could be sent; what could not is seen to when the link's end is read."""
         try:
-            if self._link is not None:
-                self._link.send(*message)
+            if (link := self._link) is not None:
+                link.send(*message)
                 return True
         except LinkBroken:
             pass
@@ -161,7 +186,10 @@ class RemoteDevice:
                 self._rates.update((stream, fps) for stream, fps in rates.items() if stream in self._streams)
             case ("answer", number, outcome):
                 self._calls.answer(number, outcome)
-            case ("serving", pipelines, default, names):
+            case ("video", number, outcome):
+                self._video.answer(number, outcome, files)
+            case ("serving", pipelines, default, names, refusals):
+                self._video.serve(refusals)
                 self._serve(PipelineSet(pipelines, default), dict(zip(names, files, strict=True)))
             case _:
                 raise ValueError(f"a message of a device was expected, not {message[0]!r}")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from foveate.engines.errors import EngineError, FoveateError
-from foveate.service.boundary import Encoded, FrameTicket, Prepared, Refused, Row
+from foveate.service.boundary import Encoded, FrameTicket, Prepared, Refused, Row, VideoUnit
 from foveate.service.device import Device, DeviceSession
 from foveate.service.frame import Ran, Verdict
 from foveate.service.link import Link, LinkBroken
@@ -60,6 +63,23 @@ class RemoteIngest:
         """What these streams may expect from now on."""
         self._send("rates", dict(rates))
 
+    def answer_video(self, number: int, work: Callable[[], object]) -> None:
+        """Do what the ingest waits for, and tell it what came of it; pixels go as a file."""
+        files: list[int] = []
+        try:
+            outcome = work()
+            if isinstance(outcome, np.ndarray):
+                files.append(_file_of(outcome))
+                outcome = outcome.shape
+        except FoveateError as error:
+            outcome = error
+        except Exception as error:  # noqa: BLE001 - the ingest must be told
+            _log.exception("decoding video failed")
+            outcome = EngineError(f"the device's decoder failed: {type(error).__name__}")
+        self._send("video", number, outcome, files=files)
+        for handle in files:
+            os.close(handle)
+
     def lose(self) -> None:
         """The ingest has died: what it was decoding will not be."""
         with self._lock:
@@ -68,9 +88,9 @@ class RemoteIngest:
         for frame in lost:
             self.prepared(frame, False)
 
-    def _send(self, *message: Any) -> None:
+    def _send(self, *message: Any, files: Sequence[int] = ()) -> None:
         try:
-            self._link.send(*message)
+            self._link.send(*message, files=files)
         except LinkBroken:
             self.lose()
 
@@ -113,12 +133,13 @@ def serve_ingest(link: Link, device: Device, pipelines: PipelineSet, memories: M
 
     adviser = threading.Thread(target=advise, name="advice", daemon=True)
     try:
-        link.send("serving", pipelines.all, pipelines.default, list(memories), files=list(memories.values()))
+        serving = (pipelines.all, pipelines.default, list(memories), device.video.refusals())
+        link.send("serving", *serving, files=list(memories.values()))
         adviser.start()
         while True:
             for message, _ in link.receive():
                 try:
-                    _handle(message, link, session, ingest)
+                    _handle(message, link, device, session, ingest)
                 except LinkBroken:
                     raise
                 except Exception as error:  # noqa: BLE001 - one message must not end an ingest's service
@@ -133,13 +154,21 @@ def serve_ingest(link: Link, device: Device, pipelines: PipelineSet, memories: M
         link.close()
 
 
-def _handle(message: tuple[Any, ...], link: Link, session: DeviceSession, ingest: RemoteIngest) -> None:
+def _handle(message: tuple[Any, ...], link: Link, device: Device, session: DeviceSession, ingest: RemoteIngest) -> None:
     match message:
         case ("submit", ticket, replies):
             _learn(session, replies)
             session.submit(FrameTicket(*ticket))
         case ("prepared", frame, succeeded, encoded):
             ingest.prepared(frame, succeeded, encoded and Encoded(*encoded))
+        case ("decode", number, stream, unit):
+            device.video.later(
+                partial(ingest.answer_video, number, partial(session.decode_unit, stream, VideoUnit(*unit)))
+            )
+        case ("pixels", number, picture, size):
+            device.video.later(partial(ingest.answer_video, number, partial(session.picture_pixels, picture, size)))
+        case ("drop", picture):
+            session.drop_picture(picture)
         case ("admit", number, stream, options):
             try:
                 outcome: object = session.admit_now(stream, options)
@@ -155,6 +184,14 @@ def _handle(message: tuple[Any, ...], link: Link, session: DeviceSession, ingest
             raise ValueError(f"a message of an ingest was expected, not {message[0]!r}")
 
 
+def _file_of(pixels: NDArray[Any]) -> int:
+    """Memory without a name that another process can map."""
+    handle = os.memfd_create("foveate-pixels", os.MFD_CLOEXEC)
+    with os.fdopen(handle, "wb", closefd=False) as file:
+        file.write(pixels.data)
+    return handle
+
+
 def _answer_for(message: tuple[Any, ...], why: str, link: Link, ingest: RemoteIngest) -> None:
     """Tell whoever waits for what a message should have led to."""
     match message:
@@ -162,6 +199,8 @@ def _answer_for(message: tuple[Any, ...], why: str, link: Link, ingest: RemoteIn
             ingest.refuse([Refused(ticket[0], Verdict.FAILED, why)])
         case ("admit", number, *_):
             link.send("answer", number, EngineError(why))
+        case ("decode" | "pixels", number, *_):
+            link.send("video", number, EngineError(why))
 
 
 def _learn(session: DeviceSession, replies: Sequence[tuple[int, int]]) -> None:

@@ -18,8 +18,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from foveate.engines.errors import BadFrame, LimitExceeded
+from foveate.engines.errors import EngineError, EngineUnavailable, FrameError, LimitExceeded, Overloaded
+from foveate.service.boundary import DevicePort
 from foveate.service.config import ServiceConfig
+from foveate.service.device_codec import DeviceCodec
+from foveate.service.ffmpeg_video import FfmpegCodec, has_ffmpeg
 from foveate.service.frame import Answer, PixelFormat, StageTimes, Verdict
 from foveate.service.job import DecodedPicture, Job
 from foveate.service.video_decoder import VideoDecoder
@@ -37,7 +40,7 @@ class UnitDecoder(Protocol):
     """Decodes a stream's units; `video_decoder.VideoDecoder` is one."""
 
     def decode(self, data: bytes, *, follows: bool = True) -> DecodedPicture:
-        """The picture of the next unit. Raises: BadFrame, LimitExceeded."""
+        """The picture of the next unit. Raises: FrameError, LimitExceeded, Overloaded, EngineError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +92,12 @@ class VideoStream:
         began_ns, picture, verdict, message = time.monotonic_ns(), None, Verdict.OK, ""
         try:
             picture = decoder.decode(data, follows=follows)
-        except BadFrame as error:
+        except FrameError as error:
             verdict, message = Verdict.BAD_FRAME, str(error)
-        except LimitExceeded as error:
+        except (LimitExceeded, Overloaded) as error:
             verdict, message = Verdict.REJECTED, str(error)
+        except EngineError as error:
+            verdict, message = Verdict.FAILED, str(error)
         except Exception as error:  # noqa: BLE001 - the edge of the thread: the frame must be answered
             _log.exception("decoding an access unit failed")
             verdict, message = Verdict.FAILED, f"the decoder failed: {type(error).__name__}"
@@ -127,12 +132,25 @@ class VideoDecoding:
         # They are started by the first stream.
         self._threads = ThreadPoolExecutor(config.decode_threads or len(os.sched_getaffinity(0)), "video")
 
-    async def decoder(self, kind: PixelFormat) -> VideoDecoder:
-        """A stream's decoder.
+    async def decoder(self, kind: PixelFormat, device: DevicePort, stream: int) -> VideoDecoder:
+        """The decoder of a stream of a device, which may be the one to decode it.
 
-        Raises: UnsupportedFormat without PyAV, EngineUnavailable where the GPU is to decode it and cannot.
+        Raises: UnsupportedFormat without PyAV where it is needed, EngineUnavailable where the device is to decode it
+        and cannot.
         """
-        return await asyncio.to_thread(VideoDecoder, kind, self._most_pixels, self._where)  # which loads libraries
+        return await asyncio.to_thread(self._decoder, kind, device, stream)  # which loads libraries
+
+    def _decoder(self, kind: PixelFormat, device: DevicePort, stream: int) -> VideoDecoder:
+        refusal = "" if self._where == "cpu" else device.video_refusal(kind)
+        if self._where == "gpu" and refusal:
+            raise EngineUnavailable(
+                f'video_decode is "gpu", and the device decodes no {kind.name} here: {refusal}; or set it to "cpu"'
+            )
+        on_cpu = partial(FfmpegCodec, kind, self._most_pixels)
+        if self._where == "cpu" or refusal:
+            return VideoDecoder(kind, self._most_pixels, on_cpu())
+        otherwise = on_cpu if self._where == "auto" and has_ffmpeg() else None
+        return VideoDecoder(kind, self._most_pixels, DeviceCodec(device, stream, otherwise))
 
     def stream(self, decoder: UnitDecoder, forward: Callable[[Job], None]) -> VideoStream:
         """The stream of a decoder; `forward` gets each frame that is not answered, with its picture."""

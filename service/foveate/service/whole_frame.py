@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foveate.models.package import PreparedModel
-from foveate.service.boundary import Encoded, Refused
-from foveate.service.decode import Decoded, decode_into, leave_encoded, picture_into
+from foveate.service.boundary import Encoded, Refused, Row
+from foveate.service.decode import Decoded, decode_into, leave_encoded, leave_held, picture_into
+from foveate.service.device_codec import DevicePicture
 from foveate.service.frame import Answer, Ran, SharedMemoryRef, StageTimes, Verdict
 from foveate.service.job import Job
 from foveate.service.pipeline import Pipeline
@@ -49,7 +50,7 @@ class WholeFrame:
         self._decoded_ns = 0
         self._decoded: Decoded | None = None
         self._encoded: Encoded | None = None
-        """It is left to the device to decode."""
+        """It is left to the device."""
 
     @property
     def stream(self) -> CameraStream:
@@ -64,12 +65,12 @@ class WholeFrame:
         """What decoding it is predicted to take."""
         return self.stream.decode_cost.predict_ns(self.job.width * self.job.height, time.monotonic_ns())
 
-    def fill(self, row: Pixels, model: PreparedModel, *, may_leave: bool) -> Encoded | None:
+    def fill(self, pixels: Pixels, model: PreparedModel, row: Row) -> Encoded | None:
         """See `AtDevice`."""
         self._began_ns = self._began_ns or time.monotonic_ns()  # a device may have tried before
         self._encoded = None
         try:
-            self._fill(row, model, may_leave)
+            self._fill(pixels, model, row)
         finally:
             self._decoded_ns = time.monotonic_ns()
             if self._encoded is None:
@@ -97,18 +98,21 @@ class WholeFrame:
         """See `AtDevice`."""
         self.stream.settle(self.job, Answer(Verdict.FAILED, message))
 
-    def _fill(self, row: Pixels, model: PreparedModel, may_leave: bool) -> None:
+    def _fill(self, pixels: Pixels, model: PreparedModel, row: Row) -> None:
         job = self.job
         if (picture := job.picture) is not None:  # read once: it goes when the frame is answered
-            self._decoded = picture_into(row, picture, model)
+            if row.held and isinstance(picture, DevicePicture):
+                self._decoded, self._encoded = leave_held(picture, model)
+            else:
+                self._decoded = picture_into(pixels, picture, model)
             return
         data, size = job.frame.data, (job.width, job.height)
         if isinstance(data, SharedMemoryRef):
             data = shared_pixels(data)
-        if may_leave and (left := leave_encoded(row, data, job.format, size, model)):
+        if row.encoded and (left := leave_encoded(pixels, data, job.format, size, model)):
             self._decoded, self._encoded = left
         else:
-            self._decoded = decode_into(row, data, job.format, size, model)
+            self._decoded = decode_into(pixels, data, job.format, size, model)
 
     def _observe_decoded(self) -> None:
         """Learn how long decoding it took."""

@@ -19,7 +19,7 @@ from foveate.engines import EngineUnavailable
 from foveate.engines.cuda import *
 
 device = Device.open()
-picture = DevicePicture(PictureLayout.NV12_BT709, 64, 64, 4711, 64, 8192)
+picture = DevicePicture(PictureLayout.NV12, 64, 64, 4711, 64, 8192)
 whole, target = Rectangle(0, 0, 64, 64), Rectangle(0, 0, 33, 17)
 with device.current():
     with closing(device.new_stream()) as stream, closing(device.new_buffer(33 * 17 * 3)) as row:

@@ -13,6 +13,7 @@ import pytest
 from foveate.engines.contract import DeviceRows, EncodedRow
 from foveate.engines.cuda import Device, PictureKernels, Rectangle
 from foveate.engines.cuda.jpeg_decoder import JpegDecoder, image_codec
+from foveate.engines.cuda.row_placer import RowPlacer
 from foveate.engines.errors import DeviceError, EngineUnavailable
 from support.cpu_codec import CpuCodec, OneCubin
 from support.fake_cuda import FakeCuda
@@ -57,18 +58,20 @@ def jpeg(grey: int = 100) -> bytes:
     return data.tobytes()
 
 
-def decoder(device: Device, codec: Any) -> JpegDecoder:
+def placer(device: Device, codec: Any) -> RowPlacer:
     module: ModuleType = codec
-    return JpegDecoder(device, PictureKernels(device, OneCubin()), module)
+    made = RowPlacer(device, PictureKernels(device, OneCubin()))
+    made.jpegs = JpegDecoder(device, module)
+    return made
 
 
 def test_a_batch_is_decoded_on_one_stream_and_each_row_is_said_to_be_the_devices(
     cuda: FakeCuda, device: Device
 ) -> None:
     codec, rows = CpuCodec(cuda), Rows(cuda)
-    made = decoder(device, codec)
+    made = placer(device, codec)
     asked = [EncodedRow(jpeg(50), 2, WHOLE, ROW), EncodedRow(jpeg(90), 0, WHOLE, ROW)]
-    assert made.decode(asked, rows, ROW_SIZE) == [True, True]
+    assert made.place(asked, rows, ROW_SIZE) == [True, True]
     assert set(rows.said) == {0, 2}
     assert len(set(rows.said.values())) == 1
     kernels = [work for work in cuda.log if work.what.startswith("kernel place_rgb")]
@@ -79,7 +82,7 @@ def test_a_batch_is_decoded_on_one_stream_and_each_row_is_said_to_be_the_devices
 
 def test_the_kernel_is_told_where_the_picture_and_its_row_lie(cuda: FakeCuda, device: Device) -> None:
     codec, rows = CpuCodec(cuda), Rows(cuda)
-    decoder(device, codec).decode([EncodedRow(jpeg(), 3, WHOLE, ROW, 114)], rows, ROW_SIZE)
+    placer(device, codec).place([EncodedRow(jpeg(), 3, WHOLE, ROW, 114)], rows, ROW_SIZE)
     (kernel,) = [work.what for work in cuda.log if work.what.startswith("kernel")]
     told = bytes.fromhex(kernel.split()[-1])
     picture, _, row = np.frombuffer(told[:24], np.uint64)
@@ -95,15 +98,15 @@ def test_what_cannot_be_decoded_there_is_left_to_the_cpu(cuda: FakeCuda, device:
         EncodedRow(jpeg(), 1, WHOLE, ROW),
         EncodedRow(jpeg(), 2, (0, 0, 65, 48), ROW),
     ]
-    assert decoder(device, CpuCodec(cuda)).decode(asked, rows, ROW_SIZE) == [False, False, True, False]
+    assert placer(device, CpuCodec(cuda)).place(asked, rows, ROW_SIZE) == [False, False, True, False]
     assert set(rows.said) == {1}
 
 
 def test_each_slot_has_an_event_of_its_own(cuda: FakeCuda, device: Device) -> None:
     """A run that waits for its rows must not wait for the next batch's too."""
-    made, slots = decoder(device, CpuCodec(cuda)), [Rows(cuda), Rows(cuda)]
+    made, slots = placer(device, CpuCodec(cuda)), [Rows(cuda), Rows(cuda)]
     for rows in (*slots, slots[0]):
-        made.decode([EncodedRow(jpeg(), 0, WHOLE, ROW)], rows, ROW_SIZE)
+        made.place([EncodedRow(jpeg(), 0, WHOLE, ROW)], rows, ROW_SIZE)
     assert slots[0].said != slots[1].said
     made.close()
     assert "event" not in cuda.live.values()
@@ -115,21 +118,22 @@ def test_a_device_that_the_library_cannot_use_is_said_to_be_so(cuda: FakeCuda, d
             raise RuntimeError("Could not create decoder")
 
     with pytest.raises(EngineUnavailable, match="no decoder for cuda:0: Could not create decoder"):
-        decoder(device, Broken(cuda))
+        placer(device, Broken(cuda))
 
 
 def test_a_fault_on_the_device_is_raised_and_no_row_is_said_to_be_written(cuda: FakeCuda, device: Device) -> None:
-    rows, made = Rows(cuda), decoder(device, CpuCodec(cuda))
+    rows, made = Rows(cuda), placer(device, CpuCodec(cuda))
     cuda.fail("launch", 719)
     with pytest.raises(DeviceError):
-        made.decode([EncodedRow(jpeg(), 0, WHOLE, ROW)], rows, ROW_SIZE)
+        made.place([EncodedRow(jpeg(), 0, WHOLE, ROW)], rows, ROW_SIZE)
     assert not rows.said
 
 
 def test_closing_leaves_nothing(cuda: FakeCuda, device: Device) -> None:
     kernels = PictureKernels(device, OneCubin())
     module: Any = CpuCodec(cuda)
-    made = JpegDecoder(device, kernels, module)
+    made = RowPlacer(device, kernels)
+    made.jpegs = JpegDecoder(device, module)
     made.close()
     made.close()
     kernels.close()

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from foveate.engines import BadFrame
 from foveate.engines.cuda import DevicePicture, KernelCache, PictureKernels, PictureLayout, Rectangle
 from foveate.engines.cuda.pictures import PlacementParameters, picture_source
+from foveate.engines.video_decoding import VideoColours
 from support.fake_cuda import FakeCuda
 from support.picture_reference import nv12_as_rgb, place_picture
 
@@ -32,6 +33,7 @@ CASES = {
     "as it is": (Rectangle(9, 11, 96, 64), (96, 64), Rectangle(0, 0, 96, 64)),
 }
 PAD = 114
+BT601, BT709, FULL = VideoColours(6), VideoColours(1), VideoColours(1, full_range=True)
 
 
 @pytest.fixture(scope="module")
@@ -79,16 +81,21 @@ def test_the_reference_is_what_opencv_does(picture: Pixels, case: str) -> None:
 def test_the_references_colours_are_opencvs(picture: Pixels) -> None:
     luma, chroma = as_nv12(picture)
     expected = cv2.cvtColor(np.vstack([luma, chroma]), cv2.COLOR_YUV2RGB_NV12)
-    found = (nv12_as_rgb(luma, chroma, PictureLayout.NV12_BT601) + 0.5).astype(np.uint8)
+    found = (nv12_as_rgb(luma, chroma, BT601) + 0.5).astype(np.uint8)
     assert difference(found, expected.astype(np.uint8)).max() <= 2
-    other = nv12_as_rgb(luma, chroma, PictureLayout.NV12_BT709)
+    other = nv12_as_rgb(luma, chroma, BT709)
     assert np.abs(other - found).max() > 5, "the two standards differ"
 
 
-@pytest.mark.parametrize("layout", [PictureLayout.NV12_BT601, PictureLayout.NV12_BT709])
-def test_white_is_white_and_black_is_black(layout: PictureLayout) -> None:
+@pytest.mark.parametrize("colours", [BT601, BT709])
+def test_white_is_white_and_black_is_black(colours: VideoColours) -> None:
     luma, grey = np.array([[235, 16], [255, 0]], np.uint8), np.full((1, 2), 128, np.uint8)
-    np.testing.assert_allclose(nv12_as_rgb(luma, grey, layout)[..., 1], [[255, 0], [255, 0]], atol=1e-3)
+    np.testing.assert_allclose(nv12_as_rgb(luma, grey, colours)[..., 1], [[255, 0], [255, 0]], atol=1e-3)
+
+
+def test_of_the_full_range_all_levels_are_told_apart() -> None:
+    luma, grey = np.arange(256, dtype=np.uint8).reshape(2, 128), np.full((1, 128), 128, np.uint8)
+    assert (nv12_as_rgb(luma, grey, FULL)[..., 0] == luma).all()
 
 
 Run = Callable[[str, PlacementParameters], None]
@@ -132,12 +139,12 @@ def run_on_host(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run
 
 
-def on_host(run: Run, planes: list[Pixels], layout: PictureLayout, case: str) -> Pixels:
+def on_host(run: Run, planes: list[Pixels], layout: PictureLayout, case: str, colours: VideoColours = BT601) -> Pixels:
     source, size, target = CASES[case]
     guarded = np.full(size[0] * size[1] * 3 + 64, 7, np.uint8)
     height, width = planes[0].shape[:2]
     chroma = planes[1].ctypes.data if len(planes) > 1 else 0
-    picture = DevicePicture(layout, width, height, planes[0].ctypes.data, planes[0].strides[0], chroma)
+    picture = DevicePicture(layout, width, height, planes[0].ctypes.data, planes[0].strides[0], chroma, colours)
     run(layout.kernel, PlacementParameters.of(picture, source, guarded.ctypes.data, size, target, PAD))
     assert (guarded[-64:] == 7).all(), "it wrote beyond the row"
     return guarded[:-64].reshape(size[1], size[0], 3)
@@ -153,13 +160,13 @@ def test_the_source_does_what_the_reference_does(run_on_host: Run, picture: Pixe
     assert (off > 0).mean() < 1e-3
 
 
-@pytest.mark.parametrize("layout", [PictureLayout.NV12_BT601, PictureLayout.NV12_BT709])
+@pytest.mark.parametrize("colours", [BT601, BT709, FULL])
 @pytest.mark.parametrize("case", CASES)
-def test_the_source_reads_nv12(run_on_host: Run, picture: Pixels, case: str, layout: PictureLayout) -> None:
+def test_the_source_reads_nv12(run_on_host: Run, picture: Pixels, case: str, colours: VideoColours) -> None:
     padded = np.vstack([picture, picture[-1:]])  # an even height
     luma, chroma = as_nv12(padded)
-    found = on_host(run_on_host, [luma, chroma], layout, case)
-    off = difference(found, place_picture(nv12_as_rgb(luma, chroma, layout), *CASES[case], PAD))
+    found = on_host(run_on_host, [luma, chroma], PictureLayout.NV12, case, colours)
+    off = difference(found, place_picture(nv12_as_rgb(luma, chroma, colours), *CASES[case], PAD))
     assert off.max() <= 1
     assert (off > 0).mean() < 1e-3
 
@@ -187,7 +194,7 @@ def test_a_launch_covers_the_row(tmp_path: Path) -> None:
         kernels = PictureKernels(device, _Compiled(tmp_path))
         stream = device.new_stream()
         pixels, row = device.new_buffer(64 * 96), device.new_buffer(33 * 17 * 3)
-        picture = DevicePicture(PictureLayout.NV12_BT709, 64, 64, pixels.address, 64, pixels.address + 64 * 64)
+        picture = DevicePicture(PictureLayout.NV12, 64, 64, pixels.address, 64, pixels.address + 64 * 64)
         whole = Rectangle(0, 0, 64, 64)
         kernels.place(picture, whole, row.address, (33, 17), Rectangle(0, 0, 33, 17), stream, pad_value=3)
         stream.synchronize()

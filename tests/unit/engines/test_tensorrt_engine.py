@@ -6,6 +6,7 @@ import gc
 import sys
 import threading
 import types
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from foveate.engines import (
     tensorrt_engine,
 )
 from foveate.engines.cuda import Device, jpeg_decoder
+from foveate.engines.cuda.picture_pool import GpuPicture
+from foveate.engines.cuda.pictures import DevicePicture, PictureLayout
 from foveate.engines.engine_record import MemoryPlan
 from foveate.engines.tensorrt_engine import TensorRtEngine, TensorRtRtxEngine
 from foveate.engines.tensorrt_library import tensorrt_library
@@ -776,3 +779,57 @@ def test_a_machine_without_a_driver_is_told_so_at_once(tmp_path: Path) -> None:
     with pytest.raises(EngineUnavailable, match=r"no NVIDIA driver here.*onnxruntime"):
         engine.load()
     engine.close()
+
+
+# Pictures that a video decoder has made on the device.
+
+
+def held_picture(rig: Rig, grey: int) -> GpuPicture:
+    """8 x 8 pixels of NV12, as a decoder leaves them."""
+    luma = np.full(64, round(16 + grey * 219 / 255), np.uint8)
+    address = rig.cuda.take(96)
+    rig.cuda.write(address, luma.tobytes() + bytes([128] * 32))
+    picture = GpuPicture(DevicePicture(PictureLayout.NV12, 8, 8, address, 8, address + 64))
+    weakref.finalize(picture, rig.cuda.take_back, address)
+    return picture
+
+
+@pytest.mark.parametrize("jpegs", [False, True])
+def test_pictures_of_the_device_are_placed_beside_jpegs_and_the_hosts_rows(
+    rig: Rig, codec: CpuCodec, jpegs: bool
+) -> None:
+    with rig.engine() as engine:
+        slot = engine.new_slot()
+        assert engine.open_placer()
+        if jpegs:
+            assert engine.open_decoder()
+        asked = [EncodedRow(held_picture(rig, 200), 3, (0, 0, 8, 8), (0, 0, 4, 4)), jpeg_row(1)]
+        assert engine.place_encoded(slot, asked) == [True, jpegs]
+        rows = slot.device_inputs["pixels"]
+        assert np.abs(rig.cuda.read(rows.address + 3 * rows.row_bytes, 48).astype(int) - 200).max() <= 1
+        if jpegs:
+            assert np.abs(rig.cuda.read(rows.address + rows.row_bytes, 48).astype(int) - 90).max() <= 2
+        del asked  # its memory may go: the row has been written
+        rig.cuda.log.clear()
+        engine.run(slot, 4)
+        copied = [end - start for work in rig.cuda.log if work.what == "copy to device" for start, end in work.reads]
+        assert sum(copied) == (4 - 1 - jpegs) * 48
+    rig.assert_nothing_left()
+
+
+def test_pictures_are_still_placed_where_jpegs_turn_out_to_be_the_cpus(rig: Rig, codec: CpuCodec) -> None:
+    with rig.engine() as engine:
+        slot = engine.new_slot()
+        assert engine.open_placer()
+        assert engine.open_decoder()
+        engine.close_decoder()
+        asked = [jpeg_row(0), EncodedRow(held_picture(rig, 40), 1, (0, 0, 8, 8), (0, 0, 4, 4))]
+        assert engine.place_encoded(slot, asked) == [False, True]
+        del asked
+    rig.assert_nothing_left()
+
+
+def test_an_engine_whose_input_is_no_picture_takes_none_of_the_device(rig: Rig, codec: CpuCodec) -> None:
+    rig.path.write_bytes(plan_bytes(inputs=(("pixels", "float32", (4, 4, 3)),)))
+    with rig.engine() as engine:
+        assert not engine.open_placer()

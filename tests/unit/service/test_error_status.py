@@ -34,6 +34,7 @@ EXPECTED = {
     "LimitExceeded": "RESOURCE_EXHAUSTED",
     "ModelError": "FAILED_PRECONDITION",
     "NoSuchPipeline": "NOT_FOUND",
+    "NoRoomForPicture": "RESOURCE_EXHAUSTED",
     "Overloaded": "RESOURCE_EXHAUSTED",
     "PlanMismatch": "INTERNAL",
     "ProtocolError": "INVALID_ARGUMENT",

@@ -56,7 +56,7 @@ def test_a_stream_for_a_device_that_has_just_come_waits_for_what_that_serves(com
         await asyncio.sleep(0)
         assert not admitting.done()
         if comes:
-            theirs.send("serving", {}, "p", [])
+            theirs.send("serving", {}, "p", [], {})
             (((kind, number, *_), _),) = await asyncio.to_thread(theirs.receive)
             assert kind == "admit"
             theirs.send("answer", number, Admission(Grant.GUARANTEED, 1, 12.5))

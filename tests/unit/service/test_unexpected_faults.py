@@ -19,6 +19,7 @@ from foveate.service import embedded, engine_process, ingest_process, remote_ing
 from foveate.service.batch import Batch, Entry
 from foveate.service.boundary import Refused, Row
 from foveate.service.config import load_config
+from foveate.service.device_video import DeviceVideo
 from foveate.service.frame import Frame, PixelFormat, StreamOptions, Verdict
 from foveate.service.ingest import AtDevice, Ingest
 from foveate.service.link import Link, LinkBroken
@@ -100,7 +101,8 @@ def engine_side() -> Iterator[Link]:
     """The link to a device of which every call fails."""
     ours, theirs = (Link(end) for end in Link.pair())
     session = SimpleNamespace(submit=fail, admit_now=fail, rates=fail, close=lambda: None)
-    device = cast(Any, SimpleNamespace(session=lambda ingest: session))
+    video = DeviceVideo.none("there is no such GPU")
+    device = cast(Any, SimpleNamespace(session=lambda ingest: session, video=video))
     serving = threading.Thread(target=serve_ingest, args=(theirs, device, PipelineSet({}, "p"), {}))
     serving.start()
     assert ours.receive()[0][0][0] == "serving"
@@ -116,6 +118,9 @@ def test_an_engine_process_answers_for_messages_that_it_fails_at(engine_side: Li
     engine_side.send("admit", 3, 1, None)
     kind, number, outcome = engine_side.receive()[0][0]
     assert (kind, number, type(outcome)) == ("answer", 3, EngineError)
+    engine_side.send("decode", 4, 1, ("a unit that makes no sense",))
+    kind, number, outcome = engine_side.receive()[0][0]
+    assert (kind, number, type(outcome)) == ("video", 4, EngineError)
 
 
 def test_the_thread_that_advises_an_ingest_goes_on(

@@ -10,7 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foveate.engines.errors import BadFrame, LimitExceeded
+from foveate.engines.video_decoding import VideoColours
 from foveate.service.frame import PixelFormat
+from foveate.service.h265_references import reference_sets
+from foveate.service.unit_bits import UnitBits
 from foveate.service.video_units import AccessUnit, nal_units, unit_reader
 from support.video_streams import access_units, moving_pictures
 
@@ -122,3 +125,94 @@ def test_what_would_keep_a_decoder_busy_for_long_is_refused() -> None:
         read_all([b"\0\0\1\x41\xc0" + slices[5:]], H264)
     with pytest.raises(BadFrame, match="4096 NAL units"):
         read_all([b"\0\0\1\x09" * 5000], H264)
+
+
+@pytest.mark.parametrize("colours", [(1, 1), (1, 2), (9, 1), None])
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (H264, {}),
+        (H264, {"cqm": "jvt", "ref": 3, "sar": "7/5"}),
+        (H265, {}),
+        (H265, {"ref": 5, "sar": 3, "overscan": "show"}),
+        (H265, {"scaling-list": "default", "amp": 1, "rect": 1, "sao": 1}),
+    ],
+)
+def test_a_stream_says_what_its_colours_are(
+    kind: PixelFormat, settings: dict[str, Any], colours: tuple[int, int] | None
+) -> None:
+    reader = unit_reader(kind, PLENTY)
+    reader.read(access_units(PICTURES[:1], kind, colours=colours, **settings)[0])
+    assert reader.declared is not None
+    assert reader.declared.plain
+    assert (reader.declared.width, reader.declared.height) >= (322, 242)
+    assert reader.declared.colours == (VideoColours(colours[0], colours[1] == 2) if colours else VideoColours())
+
+
+@pytest.mark.parametrize("kind", [H264, H265])
+@pytest.mark.parametrize("pixel_format", ["yuv444p", "yuv422p", "yuv420p10le"])
+def test_it_says_whether_its_samples_are_of_the_plain_kind(kind: PixelFormat, pixel_format: str) -> None:
+    reader = unit_reader(kind, PLENTY)
+    reader.read(access_units(PICTURES[:1], kind, pixel_format=pixel_format)[0])
+    assert reader.declared is not None
+    assert not reader.declared.plain
+
+
+def test_a_recovery_point_says_how_many_pictures_are_not_whole() -> None:
+    refreshed: dict[str, Any] = {"intra-refresh": 1}
+    units = read_all(access_units(PICTURES, H264, key_every=8, **refreshed), H264)
+    assert units[0].recovery == 0, "it begins with a whole picture"
+    later = [unit.recovery for unit in units[1:] if unit.key]
+    assert later
+    assert all(recovery > 0 for recovery in later)
+
+
+REFERENCES: list[dict[str, Any]] = [
+    {},
+    {"ref": 5},
+    {"ref": 1},
+    {"open-gop": 1},
+    {"slices": 3},
+    {"hash": 1},
+    {"keyint": 300, "min-keyint": 300},
+    {"intra-refresh": 1, "keyint": 8},
+]
+
+
+@pytest.mark.parametrize("settings", REFERENCES)
+def test_each_missing_h265_unit_is_seen_by_what_builds_on_it(settings: dict[str, Any]) -> None:
+    pictures = moving_pictures(300 if settings.get("keyint") == 300 else 24, 64, 64)  # beyond the numbers' 256
+    units = access_units(pictures, H265, **settings)
+    assert not any(unit.lacks_reference for unit in read_all(units, H265))
+    for missing in (1, 5, len(units) - 2):
+        rest = read_all(units[:missing] + units[missing + 1 :], H265)
+        following = rest[missing]
+        assert following.key or following.lacks_reference
+        assert not any(unit.lacks_reference for unit in rest[:missing])
+
+
+def test_after_a_key_frame_all_references_have_come_again() -> None:
+    units = access_units(PICTURES, H265, key_every=5)
+    read = read_all([units[0], units[2], *units[5:]], H265)
+    assert [unit.lacks_reference for unit in read] == [False, True, *[False] * (len(read) - 2)]
+
+
+def test_what_a_set_differs_in_from_another() -> None:
+    """As in ITU-T H.265, 7.4.8, by hand: the picture before each one that the other set kept, and the one before it."""
+    bits = [
+        *ue(2),  # sets
+        *(*ue(2), *ue(0), *ue(0), 1, *ue(1), 1),  # -1 and -3, both built on
+        *(1, 1, *ue(0), 1, 0, 1, 1),  # the same, one earlier: -2, kept as -4, and -1
+    ]
+    assert reference_sets(UnitBits(packed(bits))) == [[(-1, True), (-3, True)], [(-1, True), (-2, True), (-4, False)]]
+
+
+def ue(value: int) -> list[int]:
+    """A number in Exp-Golomb code."""
+    code = [int(bit) for bit in f"{value + 1:b}"]
+    return [0] * (len(code) - 1) + code
+
+
+def packed(bits: list[int]) -> bytes:
+    filled = bits + [0] * (-len(bits) % 8)
+    return bytes(int("".join(map(str, filled[at : at + 8])), 2) for at in range(0, len(filled), 8))

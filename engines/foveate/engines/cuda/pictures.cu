@@ -13,7 +13,8 @@ struct Placement {
     int row_width, row_height;
     int pad_value;
     int by_area;
-    float luma_gain, red_v, green_u, green_v, blue_u;  // NV12, limited range
+    int black;                                         // NV12: the luma of black
+    float luma_gain, red_v, green_u, green_v, blue_u;  // NV12
 };
 
 struct Colour {
@@ -33,7 +34,8 @@ struct Nv12 {
     static __device__ inline Colour at(const Placement &p, int x, int y) {
         const int column = p.source_x + x, line = p.source_y + y;
         const unsigned char *pair = p.chroma + (size_t)(line >> 1) * p.chroma_pitch + 2 * (column >> 1);
-        const float luma = p.luma_gain * fmaxf((float)p.picture[(size_t)line * p.picture_pitch + column] - 16.0f, 0.0f);
+        const float sample = (float)p.picture[(size_t)line * p.picture_pitch + column];
+        const float luma = p.luma_gain * fmaxf(sample - (float)p.black, 0.0f);
         const float u = (float)pair[0] - 128.0f, v = (float)pair[1] - 128.0f;
         const float red = luma + p.red_v * v, green = luma + p.green_u * u + p.green_v * v, blue = luma + p.blue_u * u;
         return {limited(red), limited(green), limited(blue)};

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from foveate.engines.cuda.compile import KernelCache
 from foveate.engines.cuda.device import Device, Stream
 from foveate.engines.errors import BadFrame
+from foveate.engines.video_decoding import DEFAULT_COLOURS, VideoColours
 
 __all__ = ["DevicePicture", "PictureKernels", "PictureLayout", "PlacementParameters", "Rectangle", "picture_source"]
 
@@ -18,25 +19,14 @@ _BLOCK = (32, 8, 1)
 
 
 class PictureLayout(Enum):
-    """How a picture's pixels lie in memory, by the kernel that reads them and the weights of red and blue in luma.
+    """How a picture's pixels lie in memory, by the kernel that reads them."""
 
-    Source: ITU-R BT.601-7 and BT.709-6, section 3; NV12 is of limited range.
-    """
-
-    RGB = ("place_rgb", 0.0, 0.0)
-    NV12_BT601 = ("place_nv12", 0.299, 0.114)
-    NV12_BT709 = ("place_nv12", 0.2126, 0.0722)
+    RGB = "place_rgb"
+    NV12 = "place_nv12"
 
     @property
     def kernel(self) -> str:
-        return self.value[0]
-
-    def colour_gains(self) -> tuple[float, float, float, float, float]:
-        """Luma to all; V to red; U and V to green; U to blue, for luma less 16 and chroma less 128."""
-        _, red, blue = self.value
-        green = 1.0 - red - blue
-        red_v, blue_u = 255 / 112 * (1 - red), 255 / 112 * (1 - blue)
-        return 255 / 219, red_v, -blue_u * blue / green, -red_v * red / green, blue_u
+        return self.value
 
 
 class Rectangle(NamedTuple):
@@ -62,6 +52,8 @@ class DevicePicture:
     pitch: int
     chroma_address: int = 0
     """NV12: of U and V in turn, half as many lines."""
+    colours: VideoColours = DEFAULT_COLOURS
+    """NV12: what its samples mean."""
 
 
 class PlacementParameters(ctypes.Structure):
@@ -74,7 +66,7 @@ class PlacementParameters(ctypes.Structure):
         *((name, ctypes.c_int32) for name in ("picture_pitch", "chroma_pitch")),
         *((f"source_{name}", ctypes.c_int32) for name in Rectangle._fields),
         *((f"target_{name}", ctypes.c_int32) for name in Rectangle._fields),
-        *((name, ctypes.c_int32) for name in ("row_width", "row_height", "pad_value", "by_area")),
+        *((name, ctypes.c_int32) for name in ("row_width", "row_height", "pad_value", "by_area", "black")),
         *((name, ctypes.c_float) for name in ("luma_gain", "red_v", "green_u", "green_v", "blue_u")),
     )
 
@@ -95,7 +87,8 @@ class PlacementParameters(ctypes.Structure):
         return cls(
             *(picture.address, picture.chroma_address, row, picture.pitch, picture.pitch),
             *(*source, *target, *row_size, pad_value, int(shrinks)),
-            *picture.layout.colour_gains(),
+            picture.colours.black,
+            *picture.colours.rgb_gains(),
         )
 
 
