@@ -58,7 +58,8 @@ def test_it_says_in_one_line_where_it_listens_and_where_its_page_is(
 
 
 @pytest.mark.network
-def test_it_ends_when_its_parent_dies(tmp_path: Path) -> None:
+@pytest.mark.parametrize("parent_dies", [True, False])
+def test_it_ends_when_it_is_told_to_or_its_parent_dies(tmp_path: Path, parent_dies: bool) -> None:
     """A parent that is killed can clean up nothing; all that the child notices is the end of its input."""
     import_file(load_package("centerface"), ModelStore(tmp_path), centerface())
     config = load_config(
@@ -73,5 +74,8 @@ def test_it_ends_when_its_parent_dies(tmp_path: Path) -> None:
         address = json.loads(server.stdout.readline())["address"]
         with grpc.insecure_channel(address) as channel:
             grpc.channel_ready_future(channel).result(40)
-        server.stdin.close()
+        if parent_dies:
+            server.stdin.close()
+        else:
+            server.terminate()
         assert server.wait(40) == 0

@@ -131,7 +131,8 @@ def serve_parent(read: Callable[[str], tuple[ServiceConfig, NewService]]) -> Non
 
 def _stop_with_parent() -> None:
     try:
-        sys.stdin.buffer.read()
+        while os.read(sys.stdin.fileno(), 4096):  # past `sys.stdin`, whose lock the interpreter's end would wait for
+            pass
     finally:
         os.kill(os.getpid(), signal.SIGTERM)
 
