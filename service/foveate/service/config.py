@@ -208,8 +208,9 @@ class ServiceConfig(BaseSettings):
     resume_s: Annotated[float, Field(ge=0.0)] = 30.0
     """Seconds that a broken stream can be taken up again by its token."""
     hang_s: Annotated[float, Field(gt=0.0)] = 10.0
-    """Seconds without a sign of life, or that a run takes longer than predicted, after which a process of the service
-    is killed and started again. Shorter ones find a hang sooner, and kill one that only had no core to run on."""
+    """Seconds without a sign of life, or that a run takes longer than predicted, or that the video decoder is at one
+    picture, after which a process of the service is killed and started again. Shorter ones find a hang sooner, and
+    kill one that only had no core to run on."""
     shared_memory: bool = True
     """Whether clients on this host may hand over raw frames in files below /dev/shm named `foveate-*`."""
     trace: Path | None = None

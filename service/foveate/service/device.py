@@ -68,8 +68,8 @@ class Device:
 
     @property
     def overdue_ns(self) -> int:
-        """For how long some run has been expected to end."""
-        return max((lane.overdue_ns for lane in self.lanes.values()), default=0)
+        """For how long some run, or work of the video decoder, has been expected to end."""
+        return max((self.video.overdue_ns, *(lane.overdue_ns for lane in self.lanes.values())))
 
     def status(self) -> tuple[LaneStatus, ...]:
         """How the lanes stand."""
@@ -170,7 +170,7 @@ class DeviceSession:
         self._ingest = ingest
         self._number = number
         self._streams: dict[int, tuple[DeviceStream, Lane]] = {}
-        self._video = VideoSession(device.video)
+        self._video = VideoSession(device.video, self._streams.__contains__)
 
     def serves(self, pipeline: str) -> bool:
         """See `DevicePort`."""
@@ -231,8 +231,6 @@ class DeviceSession:
 
     def decode_unit(self, stream: int, unit: VideoUnit) -> PictureTicket | None:
         """See `DevicePort`."""
-        if stream not in self._streams:
-            raise EngineUnavailable("the device does not serve the stream's pipeline now")
         return self._video.decode(stream, unit)
 
     def picture_pixels(self, picture: int, size: tuple[int, int]) -> NDArray[np.uint8]:

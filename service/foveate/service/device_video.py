@@ -13,7 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foveate.engines.contract import HeldPicture
-from foveate.engines.errors import BadFrame, DeviceLost, EngineUnavailable
+from foveate.engines.errors import (
+    BadFrame,
+    DeviceLost,
+    EngineUnavailable,
+    NoRoomForPicture,
+    Overloaded,
+    UnsupportedFormat,
+)
 from foveate.engines.video_decoding import StreamDecoder, VideoDecoders, VideoFormat
 from foveate.service.boundary import PictureTicket, VideoUnit
 from foveate.service.frame import PixelFormat
@@ -22,6 +29,8 @@ __all__ = ["DeviceVideo", "VideoSession"]
 
 _THREADS = 8
 """They wait for the device's decoders, of which no GPU has more."""
+_FETCHING_THREADS = 2
+"""One brings a picture down while the other hands one over."""
 _CODECS = {PixelFormat.H264: "h264", PixelFormat.H265: "h265"}
 _GONE = "the decoder of its device is gone: it has been started again"
 
@@ -33,6 +42,9 @@ class DeviceVideo:
         self._decoders = decoders
         self._why_not = why_not
         self._threads = ThreadPoolExecutor(_THREADS, "device video")
+        # A lane waits for a picture that is brought down: it must not queue behind units.
+        self._fetching = ThreadPoolExecutor(_FETCHING_THREADS, "device pictures")
+        self._begun_ns: dict[object, int] = {}
         self._told_lost = False
         self.when_lost: Callable[[str], object] | None = None
         """Told once why its device can do nothing more in this process: where no picture comes, no run finds out."""
@@ -57,9 +69,17 @@ class DeviceVideo:
         """The same for each format."""
         return {kind: self.refusal(kind) for kind in _CODECS}
 
+    @property
+    def overdue_ns(self) -> int:
+        """For how long the device has been at the oldest thing asked of it; all take milliseconds."""
+        now_ns = time.monotonic_ns()
+        return max((now_ns - began_ns for began_ns in list(self._begun_ns.values())), default=0)
+
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Work of the device that may show it to be lost."""
+        """Work of the device that may show it to be lost, or to hang."""
+        work = object()
+        self._begun_ns[work] = time.monotonic_ns()
         try:
             yield
         except DeviceLost as error:
@@ -67,15 +87,23 @@ class DeviceVideo:
             if self.when_lost and not told:
                 self.when_lost(str(error))
             raise
+        finally:
+            del self._begun_ns[work]
 
     def later(self, work: Callable[[], object]) -> None:
-        """Have something done that waits for the device."""
-        with suppress(RuntimeError):  # it has been closed, and what waited with it
+        """Have something done that waits for the device's decoders."""
+        with suppress(RuntimeError):  # it has been closed
             self._threads.submit(work)
 
+    def fetch_later(self, work: Callable[[], object]) -> None:
+        """Have something done that waits for a picture to be brought down."""
+        with suppress(RuntimeError):
+            self._fetching.submit(work)
+
     def close(self) -> None:
-        """Let go of all decoders, after what they are at; no lane may run any more."""
-        self._threads.shutdown(cancel_futures=True)
+        """Let go of all decoders, after what they are at and what waits; no lane may run any more."""
+        for threads in (self._threads, self._fetching):
+            threads.shutdown()
         if self._decoders:
             self._decoders.close()
 
@@ -83,8 +111,10 @@ class DeviceVideo:
 class VideoSession:
     """The streams and pictures of one ingest. Thread-safe; a stream is one thread's at a time."""
 
-    def __init__(self, video: DeviceVideo) -> None:
+    def __init__(self, video: DeviceVideo, serves: Callable[[int], bool] = lambda stream: True) -> None:
+        """`serves` says whether a stream is there, which it is not any more when `leave` is told of it."""
         self._video = video
+        self._serves = serves
         self._lock = threading.Lock()
         # Those that an earlier process has given, and that somebody may still hold, are all lower.
         self._numbers = itertools.count(time.monotonic_ns())
@@ -101,10 +131,17 @@ class VideoSession:
         with self._lock:
             if self._closed:
                 raise EngineUnavailable("the ingest has gone")
+            if not self._serves(stream):  # asked here, so that `leave` finds it busy, or it finds no decoder
+                raise EngineUnavailable("the device does not serve the stream's pipeline now")
             self._busy.add(stream)
         try:
             with self._video.watched():
                 picture = self._decoder(stream, unit).decode(unit.data, anew=unit.anew)
+        except NoRoomForPicture:
+            raise
+        except (Overloaded, UnsupportedFormat):  # it is of no use for the stream, which the CPU may decode from now on
+            self._close_decoder(stream)
+            raise
         finally:
             with self._lock:
                 self._busy.discard(stream)
@@ -154,12 +191,18 @@ class VideoSession:
             raise BadFrame(_GONE)
         if unit.declared is None:
             raise BadFrame("a key frame without parameter sets")
-        if decoder:  # its pictures are of another size now
-            del self._streams[stream]
-            decoder.close()
-        made = self._video.decoders.open_stream(unit.declared)
+        self._close_decoder(stream)  # its pictures are of another size now
+        try:
+            made = self._video.decoders.open_stream(unit.declared)
+        except EngineUnavailable as error:  # when the stream came it did, and has been started again since
+            raise Overloaded(f"the device decodes no {unit.declared.codec} any more: {error}") from error
         self._streams[stream] = unit.declared, made
         return made
+
+    def _close_decoder(self, stream: int) -> None:
+        _, decoder = self._streams.pop(stream, (None, None))
+        if decoder:
+            decoder.close()
 
     def _ticket(self, picture: HeldPicture) -> PictureTicket:
         number = next(self._numbers)

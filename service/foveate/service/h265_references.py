@@ -17,6 +17,8 @@ ReferenceSet = list[tuple[int, bool]]
 """How much earlier (negative) or later each kept picture is shown, nearest first; whether this one builds on it."""
 
 _MOST_SETS, _MOST_PICTURES = 64, 16
+_MOST_SEQUENCE_SET, _MOST_PICTURE_SET = 15, 63
+"""The highest numbers that they may have: all that come are kept."""
 _HEAD_BYTES = 128
 """Of a slice, that hold its references."""
 
@@ -50,13 +52,15 @@ class H265References:
         """The order of the last picture of the lowest layer that others may build on."""
 
     def learn_sequence(self, number: int, sequence: H265Sequence) -> None:
-        """A sequence parameter set has come."""
+        """A sequence parameter set has come. Raises: IndexError if no set may have this number."""
+        if number > _MOST_SEQUENCE_SET:
+            raise IndexError("no stream of the standard's has as many")
         self._sequences[number] = sequence
 
     def learn_picture_set(self, nal: bytes) -> None:
-        """A picture parameter set has come. Raises: IndexError if it is cut off."""
+        """A picture parameter set has come. Raises: IndexError if it is cut off, or no set may have its number."""
         bits = UnitBits(nal[2:_HEAD_BYTES])
-        number, sequence = bits.exp_golomb(), bits.exp_golomb()
+        number, sequence = bits.counted(_MOST_PICTURE_SET), bits.counted(_MOST_SEQUENCE_SET)
         bits.skip(1)
         self._picture_sets[number] = _PictureSet(sequence, bool(bits.read(1)), bits.read(3))
 
@@ -140,5 +144,7 @@ def _reference_set(bits: UnitBits, before: list[ReferenceSet], *, in_slice: bool
             for _ in range(count):
                 delta += direction * (bits.exp_golomb() + 1)
                 moved.append((delta, bool(bits.read(1))))
+    if len(moved) > _MOST_PICTURES:
+        raise IndexError("no set of the standard's has as many")
     earlier, later = (each for each in moved if each[0] < 0), (each for each in moved if each[0] > 0)
     return [*sorted(earlier, reverse=True), *sorted(later)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import array
 import asyncio
 import itertools
+import os
 import pickle
 import socket
 import struct
@@ -99,6 +100,8 @@ class Link:
 
     def close(self) -> None:
         self._socket.close()
+        while self._files:  # of a message that did not come to its end
+            os.close(self._files.popleft())
 
     def _complete(self) -> Iterator[tuple[tuple[Any, ...], list[int]]]:
         at, received = 0, self._received

@@ -77,12 +77,12 @@ def open_pipelines(config: ServiceConfig, make_slots: NewSlots = new_slots) -> O
                     raise
                 _log.info("pipeline %s is not served: %s", name, error)
                 opened[name] = Unavailable(name, wanted.model, str(error))
+        takes_held = any(lane.takes_held for lane in lanes.values())
+        video = device_video(config.video_decode, takes_held, config.decode_threads)  # in what the engines leave of it
     except BaseException:
         Device(lanes.values()).close()
         raise
     in_order = {name: opened[name] for name in config.pipelines}
-    takes_held = any(lane.takes_held for lane in lanes.values())
-    video = device_video(config.video_decode, takes_held, config.decode_threads)  # in what the engines leave of it
     return Opened(PipelineSet(in_order, default), Device([lanes[name] for name in in_order if name in lanes], video))
 
 

@@ -69,16 +69,17 @@ class RemoteIngest:
         try:
             outcome = work()
             if isinstance(outcome, np.ndarray):
-                files.append(_file_of(outcome))
-                outcome = outcome.shape
+                files, outcome = [_file_of(outcome)], outcome.shape
         except FoveateError as error:
             outcome = error
         except Exception as error:  # noqa: BLE001 - the ingest must be told
             _log.exception("decoding video failed")
             outcome = EngineError(f"the device's decoder failed: {type(error).__name__}")
-        self._send("video", number, outcome, files=files)
-        for handle in files:
-            os.close(handle)
+        try:
+            self._send("video", number, outcome, files=files)
+        finally:
+            for handle in files:
+                os.close(handle)
 
     def lose(self) -> None:
         """The ingest has died: what it was decoding will not be."""
@@ -166,7 +167,8 @@ def _handle(message: tuple[Any, ...], link: Link, device: Device, session: Devic
                 partial(ingest.answer_video, number, partial(session.decode_unit, stream, VideoUnit(*unit)))
             )
         case ("pixels", number, picture, size):
-            device.video.later(partial(ingest.answer_video, number, partial(session.picture_pixels, picture, size)))
+            fetched = partial(session.picture_pixels, picture, size)
+            device.video.fetch_later(partial(ingest.answer_video, number, fetched))
         case ("drop", picture):
             session.drop_picture(picture)
         case ("admit", number, stream, options):
@@ -187,8 +189,12 @@ def _handle(message: tuple[Any, ...], link: Link, device: Device, session: Devic
 def _file_of(pixels: NDArray[Any]) -> int:
     """Memory without a name that another process can map."""
     handle = os.memfd_create("foveate-pixels", os.MFD_CLOEXEC)
-    with os.fdopen(handle, "wb", closefd=False) as file:
-        file.write(pixels.data)
+    try:
+        with os.fdopen(handle, "wb", closefd=False) as file:
+            file.write(pixels.data)
+    except BaseException:
+        os.close(handle)
+        raise
     return handle
 
 

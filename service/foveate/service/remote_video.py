@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from foveate.engines.errors import EngineUnavailable
+from foveate.engines.errors import EngineError, EngineUnavailable
 from foveate.service.boundary import PictureTicket, VideoUnit
 from foveate.service.frame import PixelFormat
 
@@ -68,7 +68,10 @@ class RemoteVideo:
     def answer(self, number: int, outcome: Any, files: Sequence[int]) -> None:
         """What came of a call: a value, pixels in a file, or the error to raise."""
         if files:
-            outcome = _mapped(files[0], outcome)
+            try:
+                outcome = _mapped(files[0], outcome)
+            except (OSError, ValueError) as error:  # a lane waits for whoever waits for this
+                outcome = EngineError(f"the picture could not be taken over: {error}")
         waiting = self._waiting.pop(number, None)
         if waiting is None:
             return

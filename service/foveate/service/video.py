@@ -16,7 +16,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from foveate.engines.errors import EngineError, EngineUnavailable, FrameError, LimitExceeded, Overloaded
 from foveate.service.boundary import DevicePort
@@ -27,10 +27,12 @@ from foveate.service.frame import Answer, PixelFormat, StageTimes, Verdict
 from foveate.service.job import DecodedPicture, Job
 from foveate.service.video_decoder import VideoDecoder
 
-__all__ = ["PICTURE_NS_PER_PIXEL", "UnitDecoder", "VideoDecoding", "VideoStream"]
+__all__ = ["PICTURE_NS_PER_PIXEL", "StreamDecoding", "UnitDecoder", "VideoDecoding", "VideoStream"]
 
 PICTURE_NS_PER_PIXEL = 2.0
 """What a picture takes to be scaled and converted into a row, with room to spare, before a stream has shown it."""
+_DEVICE_THREADS = 8
+"""That wait for a device: as many as decode there."""
 _log = logging.getLogger(__name__)
 
 Post = Callable[[Callable[[], None]], object]
@@ -124,15 +126,28 @@ class VideoStream:
             job.stream.settle(job, Answer(outcome.verdict, outcome.message, times=times, ready_ns=outcome.ended_ns))
 
 
+class StreamDecoding(NamedTuple):
+    """What decodes a stream."""
+
+    decoder: UnitDecoder
+    device: DevicePort | None
+    """That it waits for; None: it is done here."""
+
+
 class VideoDecoding:
-    """Opens video streams. Their decoders share threads, apart from those that fill batches: a batch has a deadline."""
+    """Opens video streams. Their decoders share threads, apart from those that fill batches: a batch has a deadline.
+
+    Streams that wait for a device share others, those of each device its own: one that hangs stops no other's streams.
+    """
 
     def __init__(self, config: ServiceConfig) -> None:
         self._most_pixels, self._where = config.limits.max_pixels, config.video_decode
+        self._side_by_side = config.decode_threads or len(os.sched_getaffinity(0))
         # They are started by the first stream.
-        self._threads = ThreadPoolExecutor(config.decode_threads or len(os.sched_getaffinity(0)), "video")
+        self._threads = ThreadPoolExecutor(self._side_by_side, "video")
+        self._waiting: dict[DevicePort, ThreadPoolExecutor] = {}
 
-    async def decoder(self, kind: PixelFormat, device: DevicePort, stream: int) -> VideoDecoder:
+    async def decoder(self, kind: PixelFormat, device: DevicePort, stream: int) -> StreamDecoding:
         """The decoder of a stream of a device, which may be the one to decode it.
 
         Raises: UnsupportedFormat without PyAV where it is needed, EngineUnavailable where the device is to decode it
@@ -140,7 +155,7 @@ class VideoDecoding:
         """
         return await asyncio.to_thread(self._decoder, kind, device, stream)  # which loads libraries
 
-    def _decoder(self, kind: PixelFormat, device: DevicePort, stream: int) -> VideoDecoder:
+    def _decoder(self, kind: PixelFormat, device: DevicePort, stream: int) -> StreamDecoding:
         refusal = "" if self._where == "cpu" else device.video_refusal(kind)
         if self._where == "gpu" and refusal:
             raise EngineUnavailable(
@@ -148,14 +163,23 @@ class VideoDecoding:
             )
         on_cpu = partial(FfmpegCodec, kind, self._most_pixels)
         if self._where == "cpu" or refusal:
-            return VideoDecoder(kind, self._most_pixels, on_cpu())
+            return StreamDecoding(VideoDecoder(kind, self._most_pixels, on_cpu()), None)
         otherwise = on_cpu if self._where == "auto" and has_ffmpeg() else None
-        return VideoDecoder(kind, self._most_pixels, DeviceCodec(device, stream, otherwise))
+        return StreamDecoding(VideoDecoder(kind, self._most_pixels, DeviceCodec(device, stream, otherwise)), device)
 
-    def stream(self, decoder: UnitDecoder, forward: Callable[[Job], None]) -> VideoStream:
+    def stream(self, decoding: StreamDecoding, forward: Callable[[Job], None]) -> VideoStream:
         """The stream of a decoder; `forward` gets each frame that is not answered, with its picture."""
-        return VideoStream(decoder, self._threads, asyncio.get_running_loop().call_soon_threadsafe, forward)
+        decoder, device = decoding
+        threads = self._waiting_for(device) if device else self._threads
+        return VideoStream(decoder, threads, asyncio.get_running_loop().call_soon_threadsafe, forward)
+
+    def _waiting_for(self, device: DevicePort) -> ThreadPoolExecutor:
+        if device not in self._waiting:
+            most = max(_DEVICE_THREADS, self._side_by_side)  # where it has no room for streams, they decode themselves
+            self._waiting[device] = ThreadPoolExecutor(most, "device video units")
+        return self._waiting[device]
 
     def close(self) -> None:
         """Nothing is decoded any more."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, *self._waiting.values()):
+            threads.shutdown(wait=False, cancel_futures=True)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
+from functools import partial
 from importlib.util import find_spec
 from typing import Literal
 
@@ -67,12 +69,15 @@ def device_video(
     try:
         decoders = open_decoders()
     except EngineError as error:
-        _log.info("video is decoded on the CPU: %s", error)
+        _log.info("the engines' device decodes no video: %s", error)
         return DeviceVideo.none(str(error))
     try:
         why_not = "" if wish == "gpu" else _why_slower(decoders, threads or len(os.sched_getaffinity(0)), clock)
     except FoveateError as error:
         why_not = f"its decoder could not be tried: {error}"
+    except Exception as error:  # noqa: BLE001 - FFmpeg's own, say: a trial that goes wrong must not end the start
+        _log.exception("it could not be tried whether the device or the CPU decodes video faster")
+        why_not = f"its decoder could not be tried: {type(error).__name__}"
     except BaseException:
         decoders.close()
         raise
@@ -92,7 +97,8 @@ def _why_slower(decoders: VideoDecoders, threads: int, clock: Clock) -> str:
     units = _sample_units()
     if units is None:
         return "FFmpeg has no encoder here, to make a video by which to compare the device with the CPU"
-    device_ns = _unit_ns(_device_work(decoders, units), clock)
+    with _device_work(decoders, units) as work:
+        device_ns = _unit_ns(work, clock)
     cpu_ns = _unit_ns([_cpu_work(units) for _ in range(threads)], clock)
     took = (
         f"an H.264 picture of {_HEIGHT} lines takes {device_ns / 1e6:.2f} ms on the device, {cpu_ns / 1e6:.2f} ms on "
@@ -102,26 +108,25 @@ def _why_slower(decoders: VideoDecoders, threads: int, clock: Clock) -> str:
     return "" if device_ns < cpu_ns else took
 
 
-def _device_work(decoders: VideoDecoders, units: Sequence[bytes]) -> list[Callable[[], object]]:
+@contextmanager
+def _device_work(decoders: VideoDecoders, units: Sequence[bytes]) -> Iterator[list[Callable[[], object]]]:
+    """Of decoders that stay open, as the CPU's do: a stream opens one once."""
     reader = unit_reader(PixelFormat.H264, _WIDTH * _HEIGHT * 2)
     reader.read(units[0])
     declared = reader.declared
     assert declared, "an encoder's first unit has its parameters"
-
-    def decode() -> None:
-        stream = decoders.open_stream(declared)
-        try:
-            _decode_all(stream, units)
-            _decode_all(stream, units)
-        finally:
-            stream.close()
-
-    return [decode] * _STREAMS
+    with ExitStack() as undo:
+        work: list[Callable[[], object]] = []
+        for _ in range(_STREAMS):
+            stream = decoders.open_stream(declared)
+            undo.callback(stream.close)
+            work.append(partial(_decode_twice, stream, units))
+        yield work
 
 
-def _decode_all(stream: StreamDecoder, units: Sequence[bytes]) -> None:
-    for index, unit in enumerate(units):
-        if stream.decode(unit, anew=not index) is None:
+def _decode_twice(stream: StreamDecoder, units: Sequence[bytes]) -> None:
+    for index, unit in enumerate((*units, *units)):
+        if stream.decode(unit, anew=index % len(units) == 0) is None:
             raise EngineError("its decoder gives no picture at once")
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from foveate.engines.errors import BadFrame, FrameError, LimitExceeded, NoRoomForPicture, Overloaded
+from foveate.engines.errors import BadFrame, EngineError, FrameError, LimitExceeded, NoRoomForPicture, Overloaded
 from foveate.service.boundary import VideoUnit
 from foveate.service.ffmpeg_video import FfmpegCodec
 from foveate.service.frame import PixelFormat
@@ -63,6 +63,8 @@ class VideoDecoder:
             raise
         except (FrameError, LimitExceeded, Overloaded) as error:
             self._broken = waiting or f"an earlier access unit was refused: {error}"
+            raise type(error)(f"{error}; {_UNTIL_KEY_FRAME}") from error
+        except EngineError as error:
             raise type(error)(f"{error}; {_UNTIL_KEY_FRAME}") from error
         self._broken = ""
         if picture is None:

@@ -32,6 +32,8 @@ _SEQUENCE_HEAD = 2048
 """Bytes of a parameter set that hold the fields read here, scaling lists included."""
 _IDR, _SEI, _SEQUENCE_SET, _PICTURE_SET = 5, 6, 7, 8
 _RECOVERY_POINT = 6
+_MOST_SEQUENCE_SET, _MOST_PICTURE_SET = 31, 255
+"""The highest numbers that they may have: all that come are kept."""
 _H265_SEQUENCE_SET, _H265_PICTURE_SET, _H265_SUFFIX_SEI = 33, 34, 40
 _PICTURE_HASH = 132
 _MOST_LONG_TERM = 32
@@ -68,7 +70,7 @@ class UnitReader:
         try:
             return self._read(data)
         except IndexError as error:
-            raise BadFrame("broken access unit: a header in it is cut off") from error
+            raise BadFrame("broken access unit: a header in it is cut off, or says what none can") from error
 
     def _read(self, data: bytes) -> AccessUnit:
         raise NotImplementedError
@@ -115,7 +117,8 @@ class H264Units(UnitReader):
                 self._learn_sequence(nal)
             elif kind == _PICTURE_SET:
                 bits = UnitBits(nal[1 : 1 + _SLICE_HEAD])
-                self._sequence_of[bits.exp_golomb()] = bits.exp_golomb()
+                number = bits.counted(_MOST_PICTURE_SET)
+                self._sequence_of[number] = bits.counted(_MOST_SEQUENCE_SET)
             elif kind == _SEI:  # the decoder gives no picture before the recovery is complete
                 messages = dict(_messages(nal[1:_SEQUENCE_HEAD]))
                 if _RECOVERY_POINT in messages:
@@ -134,7 +137,7 @@ class H264Units(UnitReader):
         bits = UnitBits(nal[1:_SEQUENCE_HEAD])
         profile = bits.read(8)
         bits.skip(16)
-        number, chroma, separate, depth = bits.exp_golomb(), 1, False, 0
+        number, chroma, separate, depth = bits.counted(_MOST_SEQUENCE_SET), 1, False, 0
         if profile in _H264_WITH_CHROMA:
             chroma = bits.exp_golomb()
             separate = chroma == 3 and bool(bits.read(1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from foveate.engines.errors import BadFrame, DeviceLost, NoRoomForPicture, Overloaded, UnsupportedFormat
+from foveate.engines.errors import (
+    BadFrame,
+    DeviceLost,
+    EngineUnavailable,
+    NoRoomForPicture,
+    Overloaded,
+    UnsupportedFormat,
+)
 from foveate.engines.video_decoding import VideoFormat
 from foveate.models.geometry import Rect
 from foveate.service.boundary import PictureTicket, VideoUnit
@@ -22,6 +30,7 @@ from foveate.service.frame_crops import FrameCrops
 from foveate.service.job import DecodeCost
 from support.cpu_video import CpuVideoDecoders
 from support.frames import colour_model
+from support.waiting import until
 
 DECLARED = VideoFormat("h264", 64, 48, 2)
 KEY = VideoUnit(b"key", DECLARED, True, True)
@@ -156,3 +165,72 @@ def test_a_stream_that_leaves_amid_a_unit_has_its_decoder_closed_afterwards() ->
     gc.collect()
     assert not decoders.streams
     assert not session.pictures
+
+
+def test_a_stream_that_has_left_gets_no_decoder_any_more() -> None:
+    decoders, locked = CpuVideoDecoders(), list[bool]()
+    video = DeviceVideo(decoders)
+
+    def serves(stream: int) -> bool:
+        locked.append(session._lock.locked())
+        return False
+
+    session = VideoSession(video, serves)
+    with pytest.raises(EngineUnavailable):
+        session.decode(1, KEY)
+    assert locked == [True], "else it could leave after it was asked for, and before it is known to be busy"
+    assert not decoders.streams
+    video.close()
+
+
+def test_a_device_that_comes_back_without_decoders_leaves_its_streams_to_the_cpu(port: Any) -> None:
+    video, on_cpu = DeviceVideo.none("the CPU is faster now"), OnCpu()
+    session = VideoSession(video)
+    port.decode_unit = session.decode
+    assert DeviceCodec(port, 7, lambda: on_cpu).decode(KEY) is on_cpu.picture
+    with pytest.raises(Overloaded, match="decodes no h264 any more: the CPU is faster now"):
+        DeviceCodec(port, 7, None).decode(KEY)
+    video.close()
+
+
+def test_a_decoder_that_hangs_is_overdue() -> None:
+    going_on = threading.Event()
+
+    class Hanging(CpuVideoDecoders):
+        def open_stream(self, declared: VideoFormat) -> Any:
+            assert going_on.wait(60)
+            raise Overloaded("after all")
+
+    device = Device((), DeviceVideo(Hanging()))
+    session = VideoSession(device.video)
+
+    def decode() -> None:
+        with pytest.raises(Overloaded):
+            session.decode(1, KEY)
+
+    assert device.overdue_ns == 0
+    decoding = threading.Thread(target=decode)
+    decoding.start()
+    until(lambda: device.overdue_ns > 0)
+    going_on.set()
+    decoding.join()
+    assert device.overdue_ns == 0
+    device.close()
+
+
+@pytest.mark.parametrize("why", [Overloaded("it did not begin"), UnsupportedFormat("10 bits after all")])
+def test_a_decoder_that_is_of_no_use_is_not_kept(why: Exception) -> None:
+    decoders = CpuVideoDecoders()
+    video = DeviceVideo(decoders)
+    session = VideoSession(video)
+    decoders.fault = why
+    with pytest.raises(type(why)):
+        session.decode(1, KEY)
+    assert not decoders.streams, "the stream may go on for hours on the CPU"
+    decoders.fault = NoRoomForPicture("full")
+    with pytest.raises(NoRoomForPicture):
+        session.decode(1, KEY)
+    assert len(decoders.streams) == 1
+    session.close()
+    video.close()
+    assert decoders.closed

@@ -17,6 +17,7 @@ import pytest
 import simplejpeg
 from numpy.typing import NDArray
 
+from foveate.engines.errors import EngineUnavailable
 from foveate.models.outputs import Classes, Detections, Embedding
 from foveate.service.frame import Answer, Attribute, Frame, PixelFormat, SharedMemoryRef, StageTimes, Verdict
 from foveate.service.job import Job
@@ -347,3 +348,14 @@ def test_what_was_said_can_be_drawn() -> None:
     unsure = Classes(np.array([0]), np.array([np.nan], np.float32))
     json.dumps(said(1, Answer(Verdict.OK, "", unsure), ()), allow_nan=False)
     assert said(1, Answer(Verdict.OK, "", Embedding(np.zeros(7, np.float32))), ())["embedding"] == 7
+
+
+def test_a_picture_whose_device_has_gone_is_no_fault_of_ours(caplog: pytest.LogCaptureFixture) -> None:
+    made = list[bytes | None]()
+
+    def gone() -> bytes:
+        raise EngineUnavailable("the device does not hold the picture any more")
+
+    gallery_module._shrink(gone, lambda jpeg, took_ns: made.append(jpeg))
+    assert made == [None]
+    assert not caplog.text

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
+import struct
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -97,3 +99,17 @@ def test_calls_are_answered_each_with_its_own(ends: tuple[Link, Link]) -> None:
             await asked[1]
 
     asyncio.run(run())
+
+
+def test_files_of_a_message_that_does_not_come_to_its_end_are_closed(ends: tuple[Link, Link]) -> None:
+    one, other = ends
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    socket.send_fds(one._socket, [struct.pack("=IB", 1000, 1) + b"part of it"], [writing])
+    os.close(writing)
+    assert other.receive() == []
+    with pytest.raises(BlockingIOError):
+        os.read(reading, 1)
+    other.close()
+    assert os.read(reading, 1) == b"", "nobody has the other end any more"
+    os.close(reading)

@@ -12,12 +12,13 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any, NoReturn, cast
 
+import numpy as np
 import pytest
 
 from foveate.engines.errors import EngineError, FoveateError
 from foveate.service import embedded, engine_process, ingest_process, remote_ingest, server, supervisor
 from foveate.service.batch import Batch, Entry
-from foveate.service.boundary import Refused, Row
+from foveate.service.boundary import Refused, Row, VideoUnit
 from foveate.service.config import load_config
 from foveate.service.device_video import DeviceVideo
 from foveate.service.frame import Frame, PixelFormat, StreamOptions, Verdict
@@ -26,10 +27,11 @@ from foveate.service.link import Link, LinkBroken
 from foveate.service.pipeline import PipelineSet
 from foveate.service.remote_device import RemoteDevice
 from foveate.service.remote_ingest import serve_ingest
+from foveate.service.remote_video import RemoteVideo
 from foveate.service.stream import CameraStream, StreamRecord
 from foveate.service.supervisor import Supervisor
 from foveate.service.video import VideoStream
-from support.waiting import until_in_loop
+from support.waiting import until, until_in_loop
 
 
 def fail(*_: Any, **__: Any) -> NoReturn:
@@ -312,7 +314,46 @@ def test_an_ingest_process_takes_the_messages_behind_one_that_makes_no_sense(mon
 def test_an_embedded_server_ends_with_its_parent_whatever_that_says_last(monkeypatch: pytest.MonkeyPatch) -> None:
     ended = list[int]()
     monkeypatch.setattr(os, "kill", lambda pid, what: ended.append(what))
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(read=fail, buffer=SimpleNamespace(read=fail)))
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(fileno=fail))
     with pytest.raises(ZeroDivisionError):
         embedded._stop_with_parent()
     assert ended == [signal.SIGTERM]
+
+
+def test_a_picture_that_cannot_be_taken_over_leaves_nobody_waiting() -> None:
+    video = RemoteVideo(lambda *message: True, lambda call: None, "gone")
+    with ThreadPoolExecutor(1) as threads:
+        bringing = threads.submit(video.pixels, 1, (4, 4))
+        until(lambda: video._waiting)
+        video.answer(1, (4, 4, 3), [os.memfd_create("empty")])
+        with pytest.raises(EngineError, match="could not be taken over"):
+            bringing.result()
+
+
+def test_pictures_are_brought_down_while_all_decoders_are_busy() -> None:
+    """A lane waits for them."""
+    going_on = threading.Event()
+    ours, theirs = (Link(end) for end in Link.pair())
+    session = SimpleNamespace(
+        decode_unit=lambda stream, unit: going_on.wait(60) and None,
+        picture_pixels=lambda picture, size: np.full((size[1], size[0], 3), picture, np.uint8),
+        rates=dict,
+        close=lambda: None,
+    )
+    video = DeviceVideo.none("none is needed here")
+    device = cast(Any, SimpleNamespace(session=lambda ingest: session, video=video))
+    serving = threading.Thread(target=serve_ingest, args=(theirs, device, PipelineSet({}, "p"), {}))
+    serving.start()
+    assert ours.receive()[0][0][0] == "serving"
+    for number in range(50):
+        ours.send("decode", number, 1, tuple(VideoUnit(b"", None, True, True)))
+    ours.send("pixels", 50, 7, (4, 2))
+    (((kind, number, shape), (file,)),) = ours.receive()
+    assert (kind, number, shape) == ("video", 50, (2, 4, 3))
+    assert os.pread(file, 100, 0) == bytes([7] * 24)
+    os.close(file)
+    going_on.set()
+    ours.hang_up()
+    serving.join()
+    ours.close()
+    video.close()

@@ -115,3 +115,32 @@ def test_without_an_encoder_the_cpu_is_kept_and_without_pyav_the_device(monkeypa
     assert "no encoder" in place.choice("auto").refusal(PixelFormat.H264)
     monkeypatch.setattr(video_choice, "has_ffmpeg", lambda: False)
     assert place.choice("auto").refusal(PixelFormat.H264) == ""
+
+
+def test_what_opening_a_decoder_takes_is_not_a_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Place(monkeypatch, cpu_ns=100, device_ns=50)
+    open_stream = place.decoders.open_stream
+
+    def slow(declared: VideoFormat) -> StreamDecoder:
+        place.clock.spend(10_000)
+        return open_stream(declared)
+
+    monkeypatch.setattr(place.decoders, "open_stream", slow)
+    video = place.choice("auto")
+    assert video.refusal(PixelFormat.H264) == ""
+    assert not place.decoders.streams
+    video.close()
+
+
+def test_a_trial_that_goes_wrong_does_not_end_the_start(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = Place(monkeypatch)
+
+    def fail() -> None:
+        raise ValueError("FFmpeg's own")
+
+    monkeypatch.setattr(video_choice, "_sample_units", fail)
+    assert "could not be tried: ValueError" in place.choice("auto").refusal(PixelFormat.H264)
+    assert place.decoders.closed
+    assert "FFmpeg's own" in caplog.text

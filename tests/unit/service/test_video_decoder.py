@@ -15,8 +15,9 @@ import pytest
 from av.video.codeccontext import VideoCodecContext
 from numpy.typing import NDArray
 
-from foveate.engines.errors import BadFrame, LimitExceeded, UnsupportedFormat
+from foveate.engines.errors import BadFrame, EngineUnavailable, LimitExceeded, UnsupportedFormat
 from foveate.service import ffmpeg_video
+from foveate.service.boundary import VideoUnit
 from foveate.service.decode import decode_into, picture_into
 from foveate.service.ffmpeg_video import FfmpegCodec, VideoPicture
 from foveate.service.frame import PixelFormat
@@ -288,3 +289,13 @@ def test_an_ffmpeg_without_the_decoder_is_told(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(ffmpeg_video._CODECS, H265, "none_of_that_name")
     with pytest.raises(UnsupportedFormat, match="without a decoder for H265"):
         VideoDecoder(H265, PLENTY)
+
+
+def test_where_the_device_has_failed_it_is_said_from_when_on_units_are_decoded_again() -> None:
+    class Lost:
+        def decode(self, unit: VideoUnit) -> VideoPicture | None:
+            raise EngineUnavailable("the engine process has died")
+
+    decoder = VideoDecoder(H264, PLENTY, Lost())
+    with pytest.raises(EngineUnavailable, match=r"^the engine process has died; nothing is decoded until the next key"):
+        decoder.decode(access_units(PICTURES[:1], H264)[0])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -12,10 +14,14 @@ import pytest
 from numpy.typing import NDArray
 
 from foveate.engines.errors import BadFrame, LimitExceeded
+from foveate.service.boundary import PictureTicket, VideoUnit
+from foveate.service.config import load_config
 from foveate.service.frame import Answer, Frame, PixelFormat, StreamOptions, Verdict
 from foveate.service.job import Job
 from foveate.service.stream import Books, CameraStream, StreamRecord
-from foveate.service.video import VideoStream
+from foveate.service.video import VideoDecoding, VideoStream
+from support.video_streams import grey_units
+from support.waiting import until_in_loop
 
 PICTURE_BYTES = 1000
 
@@ -162,3 +168,45 @@ def test_a_stream_that_is_over_decodes_nothing_more_and_holds_nothing(scene: Sce
     assert (scene.forwarded, scene.books.held_bytes) == ([], 0)
     scene.video.take(scene.stream.receive(Frame(9, 1, 10**18, b"unit")))
     assert not scene.threads.work
+
+
+def test_a_device_that_hangs_stops_no_other_devices_streams_and_none_of_the_cpu() -> None:
+    going_on = threading.Event()
+
+    class Port:
+        def __init__(self, refusal: str = "", *, hangs: bool = False) -> None:
+            self.refusal, self.hangs = refusal, hangs
+
+        def video_refusal(self, kind: PixelFormat) -> str:
+            return self.refusal
+
+        def decode_unit(self, stream: int, unit: VideoUnit) -> PictureTicket:
+            assert not self.hangs or going_on.wait(60)
+            return PictureTicket(1, 64, 48)
+
+        def drop_picture(self, picture: int) -> None:
+            pass
+
+    (unit,) = grey_units([100], PixelFormat.H264)
+
+    async def go() -> None:
+        decoding, forwarded = VideoDecoding(load_config(decode_threads=1)), list[str]()
+
+        async def begin(name: str, port: Any) -> Job:
+            options = StreamOptions("p", 10**9, format=PixelFormat.H264)
+            stream = CameraStream(StreamRecord(name, ""), options, 32, Books())
+            decoder = await decoding.decoder(PixelFormat.H264, port, 1)
+            video = decoding.stream(decoder, lambda job: forwarded.append(job.stream.stream_id))
+            job = stream.receive(Frame(1, 1, 10**18, unit))
+            video.take(job)
+            return job
+
+        hanging = Port(hangs=True)
+        jobs = [await begin("hangs", hanging) for _ in range(20)]
+        jobs += [await begin("other", Port()), await begin("cpu", Port("it has no decoder"))]
+        await until_in_loop(lambda: sorted(forwarded) == ["cpu", "other"])
+        going_on.set()
+        await until_in_loop(lambda: len(forwarded) == len(jobs))
+        decoding.close()
+
+    asyncio.run(go())

@@ -216,3 +216,48 @@ def ue(value: int) -> list[int]:
 def packed(bits: list[int]) -> bytes:
     filled = bits + [0] * (-len(bits) % 8)
     return bytes(int("".join(map(str, filled[at : at + 8])), 2) for at in range(0, len(filled), 8))
+
+
+def h264_sequence(number: int) -> bytes:
+    """Of the baseline profile, 320 x 240, four bits to a picture's number."""
+    return b"\0\0\1\x67" + packed(
+        [0, 1, 0, 0, 0, 0, 1, 0, *[1] * 16, *ue(number), *ue(0), *ue(2), *ue(1), 0, *ue(19), *ue(14), 1, 1, 0, 0, 1]
+    )
+
+
+def h265_sequence(number: int) -> bytes:
+    sizes = [*ue(1), *ue(320), *ue(240), 0, *ue(0), *ue(0), *ue(0), 0, *ue(1), *ue(0), *ue(0), 1]
+    return b"\0\0\1\x42\1" + packed([0, 0, 0, 0, 0, 0, 0, *[1] * 97, *ue(number), *sizes])
+
+
+@pytest.mark.parametrize(
+    ("kind", "taken", "refused"),
+    [
+        (H264, h264_sequence(31), h264_sequence(32)),
+        (H265, h265_sequence(15), h265_sequence(16)),
+        (H264, b"\0\0\1\x68" + packed([*ue(255), *ue(0)]), b"\0\0\1\x68" + packed([*ue(256), *ue(0)])),
+        (H265, b"\0\0\1\x44\1" + packed([*ue(63), *[1] * 9]), b"\0\0\1\x44\1" + packed([*ue(64), *[1] * 9])),
+    ],
+    ids=["h264 sequence", "h265 sequence", "h264 picture", "h265 picture"],
+)
+def test_no_more_parameter_sets_are_kept_than_the_standard_has(kind: PixelFormat, taken: bytes, refused: bytes) -> None:
+    with pytest.raises(BadFrame, match="without a picture"):
+        unit_reader(kind, PLENTY).read(taken)
+    with pytest.raises(BadFrame, match="says what none can"):
+        unit_reader(kind, PLENTY).read(refused)
+
+
+def test_a_slice_goes_by_its_own_parameter_sets() -> None:
+    def picture(kind: int, number: int, picture_set: int) -> bytes:
+        frame_num = [number >> bit & 1 for bit in (3, 2, 1, 0)]
+        return b"\0\0\1" + bytes([kind]) + packed([*ue(0), *ue(7), *ue(picture_set), *frame_num, *[1] * 8])
+
+    sets = h264_sequence(0) + b"\0\0\1\x68" + packed([*ue(3), *ue(0), 1])
+    units = [sets + picture(0x65, 0, 3), picture(0x41, 1, 3), picture(0x41, 2, 3), picture(0x41, 7, 3)]
+    assert [unit.follows for unit in read_all(units, H264)] == [True, True, True, False]
+
+
+def test_a_set_of_more_pictures_than_a_decoder_keeps_is_none() -> None:
+    many = [*ue(1), *ue(8), *ue(9), *[bit for _ in range(17) for bit in (*ue(0), 1)], 1, 1]
+    with pytest.raises(IndexError):
+        reference_sets(UnitBits(packed(many)))

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from foveate.engines.errors import FrameError
+from foveate.engines.errors import EngineError, FrameError
 from foveate.service.frame import Answer, Frame, PixelFormat, SharedMemoryRef, Verdict
 from foveate.service.job import Job
 from foveate.service.live.picture import (
@@ -219,8 +219,8 @@ def _shrink(shrink: Callable[[], bytes], made: Callable[[bytes | None, int], Non
     jpeg, began_ns = None, time.thread_time_ns()
     try:
         jpeg = shrink()
-    except FrameError:
-        pass  # a frame that was refused before anybody looked into it
+    except (EngineError, FrameError):
+        pass  # a frame that was refused before anybody looked into it, or whose device has gone with its picture
     except Exception:  # noqa: BLE001 - the outer edge of the thread: a picture that nobody sees must not end the view
         _log.exception("a frame could not be made into a picture to be shown")
     made(jpeg, time.thread_time_ns() - began_ns)
