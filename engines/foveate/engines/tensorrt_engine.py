@@ -317,7 +317,7 @@ class TensorRtEngine(Engine):
         return len(specs) == 1 and specs[0].dtype == np.uint8 and specs[0].shape[2:] == (3,)
 
     def _close_decoder_impl(self) -> None:
-        with self._placing:
+        with self._placing, self._on_device():
             for slot in self._device_slots:
                 slot.forget_device_rows()  # a run would wait for events that are the placer's
             if self._placer is not None:

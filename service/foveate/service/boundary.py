@@ -19,6 +19,7 @@ from foveate.engines.video_decoding import VideoFormat
 from foveate.service.frame import Grant, PixelFormat, Ran, StreamOptions, Verdict
 
 __all__ = [
+    "UNITS_AT_ONCE",
     "Admission",
     "DevicePort",
     "Encoded",
@@ -31,6 +32,9 @@ __all__ = [
     "Row",
     "VideoUnit",
 ]
+
+UNITS_AT_ONCE = 8
+"""Video units that a device is asked to decode side by side: no GPU has more decoders."""
 
 
 class FrameTicket(NamedTuple):

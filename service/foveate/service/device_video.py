@@ -22,13 +22,11 @@ from foveate.engines.errors import (
     UnsupportedFormat,
 )
 from foveate.engines.video_decoding import StreamDecoder, VideoDecoders, VideoFormat
-from foveate.service.boundary import PictureTicket, VideoUnit
+from foveate.service.boundary import UNITS_AT_ONCE, PictureTicket, VideoUnit
 from foveate.service.frame import PixelFormat
 
 __all__ = ["DeviceVideo", "VideoSession"]
 
-_THREADS = 8
-"""They wait for the device's decoders, of which no GPU has more."""
 _FETCHING_THREADS = 2
 """One brings a picture down while the other hands one over."""
 _CODECS = {PixelFormat.H264: "h264", PixelFormat.H265: "h265"}
@@ -41,7 +39,7 @@ class DeviceVideo:
     def __init__(self, decoders: VideoDecoders | None, why_not: str = "") -> None:
         self._decoders = decoders
         self._why_not = why_not
-        self._threads = ThreadPoolExecutor(_THREADS, "device video")
+        self._threads = ThreadPoolExecutor(UNITS_AT_ONCE, "device video")
         # A lane waits for a picture that is brought down: it must not queue behind units.
         self._fetching = ThreadPoolExecutor(_FETCHING_THREADS, "device pictures")
         self._begun_ns: dict[object, int] = {}

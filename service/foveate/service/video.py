@@ -19,7 +19,7 @@ from functools import partial
 from typing import NamedTuple, Protocol
 
 from foveate.engines.errors import EngineError, EngineUnavailable, FrameError, LimitExceeded, Overloaded
-from foveate.service.boundary import DevicePort
+from foveate.service.boundary import UNITS_AT_ONCE, DevicePort
 from foveate.service.config import ServiceConfig
 from foveate.service.device_codec import DeviceCodec
 from foveate.service.ffmpeg_video import FfmpegCodec, has_ffmpeg
@@ -31,8 +31,6 @@ __all__ = ["PICTURE_NS_PER_PIXEL", "StreamDecoding", "UnitDecoder", "VideoDecodi
 
 PICTURE_NS_PER_PIXEL = 2.0
 """What a picture takes to be scaled and converted into a row, with room to spare, before a stream has shown it."""
-_DEVICE_THREADS = 8
-"""That wait for a device: as many as decode there."""
 _log = logging.getLogger(__name__)
 
 Post = Callable[[Callable[[], None]], object]
@@ -175,7 +173,7 @@ class VideoDecoding:
 
     def _waiting_for(self, device: DevicePort) -> ThreadPoolExecutor:
         if device not in self._waiting:
-            most = max(_DEVICE_THREADS, self._side_by_side)  # where it has no room for streams, they decode themselves
+            most = max(UNITS_AT_ONCE, self._side_by_side)  # where it has no room for streams, they decode themselves
             self._waiting[device] = ThreadPoolExecutor(most, "device video units")
         return self._waiting[device]
 

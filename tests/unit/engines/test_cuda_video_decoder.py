@@ -13,8 +13,9 @@ import pytest
 
 from foveate.engines.contract import EncodedRow
 from foveate.engines.cuda import PictureKernels
+from foveate.engines.cuda.picture_pool import GpuPicture
 from foveate.engines.cuda.row_placer import RowPlacer
-from foveate.engines.cuda.video_decoder import GpuPicture, GpuVideoDecoders, video_codec
+from foveate.engines.cuda.video_decoder import GpuVideoDecoders, video_codec
 from foveate.engines.errors import (
     BadFrame,
     DeviceError,

@@ -7,38 +7,20 @@ from typing import Any
 
 import pytest
 
-from foveate.engines.fake import FakeEngine
-from foveate.engines.profile import LatencyProfile
 from foveate.service.boundary import FrameTicket
 from foveate.service.device import Device, DeviceSession
 from foveate.service.device_time import DeviceTime
 from foveate.service.frame import Delivery, Grant, StreamOptions
-from foveate.service.lane import Lane
-from foveate.service.opening import new_slots
-from foveate.service.prediction import LatencyModel
 from support.frames import MS, latency_model, stream_options
+from support.lanes import SilentIngest, fake_lane, level_latency
 
 
 @pytest.fixture
 def device() -> Iterator[Device]:
-    engine = FakeEngine("colour", max_batch=4)
-    engine.load()
     latency = latency_model(lambda batch: 10 * MS)  # 400 frames a second, of which 340 can be promised
-    made = Device([Lane("colour", engine, latency, new_slots("colour", engine, 2))])
+    made = Device([fake_lane("colour", latency)])
     yield made
     made.close()
-
-
-class Silent:
-    """An ingest that decodes nothing and is told nothing."""
-
-    def prepare(self, pipeline: str, slot: int, rows: Any, done: Any) -> None:
-        for row in rows:
-            done(row.frame, False)
-
-    def refuse(self, refused: Any) -> None: ...
-
-    def deliver(self, pipeline: str, ran: Any, outputs: Any) -> None: ...
 
 
 class Steady:
@@ -78,7 +60,7 @@ def crops_of(session: DeviceSession, fps: float | None, **options: Any) -> Stead
 def test_crops_seen_lately_count_beside_what_is_guaranteed(
     device: Device, fps: float | None, priority: int, grant: Grant
 ) -> None:
-    session = device.session(Silent())
+    session = device.session(SilentIngest())
     crops_of(session, fps, priority=priority)
     asked = stream_options(budget_ms=200, fps=200.0, priority=1)
     assert session.admit_now(1, asked).grant is grant
@@ -98,15 +80,10 @@ def test_a_stream_is_promised_no_more_than_its_crops_leave(
 ) -> None:
     """By what the streams of its pipeline have of them for each frame, on whichever device they run."""
     times = [DeviceTime()] * 2 if shared else [DeviceTime(), DeviceTime()]
-    lanes = []
-    for name, device_time, batch_ms in zip(("street", "kinds"), times, (4, stage_ms), strict=True):
-        engine = FakeEngine(name, max_batch=4)
-        engine.load()
-        latency = LatencyModel(LatencyProfile((1, 4), (batch_ms * MS,) * 2, (batch_ms * MS,) * 2))
-        lanes.append(Lane(name, engine, latency, new_slots(name, engine, 2), device_time=device_time))
-    device = Device(lanes)
+    latencies = map(level_latency, (4, stage_ms))
+    device = Device(map(fake_lane, ("street", "kinds"), latencies, times))
     try:
-        session = device.session(Silent())
+        session = device.session(SilentIngest())
         wanted = StreamOptions("street", 1000 * MS, fps=12.5)
         assert session.admit_now(1, wanted).grant is Grant.GUARANTEED, "of whose crops nothing is known"
         session.enter(-1, StreamOptions("kinds", 1000 * MS, crops_of="street"), Grant.BEST_EFFORT)
@@ -120,13 +97,13 @@ def test_a_stream_is_promised_no_more_than_its_crops_leave(
 
 
 def test_they_are_promised_nothing_themselves(device: Device) -> None:
-    session = device.session(Silent())
+    session = device.session(SilentIngest())
     crops_of(session, 300.0)
     assert session._streams[-1][0].share.guaranteed_fps == 0.0
 
 
 def test_a_frame_that_is_tried_again_has_not_come_twice(device: Device) -> None:
-    session = device.session(Silent())
+    session = device.session(SilentIngest())
     meter = crops_of(session, 1.0)
     for again in (False, True):
         session.submit(FrameTicket(1, -1, 0, 0, again))

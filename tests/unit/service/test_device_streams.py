@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import pytest
-from numpy.typing import NDArray
 
 from foveate.engines.errors import BudgetTooSmall, ConfigError
-from foveate.engines.fake import FakeEngine
-from foveate.engines.profile import LatencyProfile
-from foveate.service.boundary import FrameTicket, Refused, Row
+from foveate.service.boundary import FrameTicket
 from foveate.service.device import Device
 from foveate.service.device_time import DeviceTime
-from foveate.service.frame import Grant, Ran, StreamOptions, Verdict
-from foveate.service.lane import Lane
-from foveate.service.opening import new_slots
-from foveate.service.prediction import LatencyModel
+from foveate.service.frame import Grant, StreamOptions, Verdict
 from support.clocks import let_time_pass_by_readings
 from support.frames import MS, latency_model, stream_options
+from support.lanes import SilentIngest, fake_lane, level_latency
 
 
 @pytest.fixture(autouse=True)
@@ -30,29 +24,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     let_time_pass_by_readings(monkeypatch)
 
 
-class SilentIngest:
-    """Notes what it is told."""
-
-    def __init__(self) -> None:
-        self.refused: list[Refused] = []
-
-    def prepare(self, pipeline: str, slot: int, rows: Sequence[Row], done: Callable[[int, bool], None]) -> None:
-        for row in rows:
-            done(row.frame, False)
-
-    def refuse(self, refused: Sequence[Refused]) -> None:
-        self.refused += refused
-
-    def deliver(self, pipeline: str, ran: Ran, outputs: Sequence[tuple[int, Mapping[str, NDArray[Any]]]]) -> None:
-        raise AssertionError("nothing was decoded")
-
-
 @pytest.fixture
 def device() -> Iterator[Device]:
-    engine = FakeEngine("colour", max_batch=4)
-    engine.load()
     latency = latency_model(lambda batch: 10 * MS)  # 400 frames a second, of which 340 can be promised
-    made = Device([Lane("colour", engine, latency, new_slots("colour", engine, 2))])
+    made = Device([fake_lane("colour", latency)])
     yield made
     made.close()
 
@@ -91,13 +66,7 @@ def test_lanes_of_one_device_share_its_time_and_others_do_not(shared: bool) -> N
         return StreamOptions(pipeline, 1000 * MS, fps=fps)
 
     times = [DeviceTime()] * 2 if shared else [DeviceTime(), DeviceTime()]
-    lanes = []
-    for name, time, batch_ms in zip(("slow", "quick"), times, (40, 4), strict=True):
-        engine = FakeEngine(name, max_batch=4)
-        engine.load()
-        latency = LatencyModel(LatencyProfile((1, 4), (batch_ms * MS,) * 2, (batch_ms * MS,) * 2))
-        lanes.append(Lane(name, engine, latency, new_slots(name, engine, 2), device_time=time))
-    device = Device(lanes)
+    device = Device(map(fake_lane, ("slow", "quick"), map(level_latency, (40, 4)), times))
     try:
         session = device.session(SilentIngest())
         session.admit_now(1, wanted("slow"))

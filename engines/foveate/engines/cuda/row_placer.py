@@ -9,8 +9,8 @@ from typing import Any
 from foveate.engines.contract import DeviceRows, EncodedRow
 from foveate.engines.cuda.device import Device, Event
 from foveate.engines.cuda.jpeg_decoder import JpegDecoder
+from foveate.engines.cuda.picture_pool import GpuPicture
 from foveate.engines.cuda.pictures import DevicePicture, PictureKernels, Rectangle
-from foveate.engines.cuda.video_decoder import GpuPicture
 from foveate.engines.errors import BadFrame
 
 __all__ = ["RowPlacer"]

@@ -27,7 +27,7 @@ from foveate.engines.errors import (
 )
 from foveate.engines.video_decoding import REORDERED, StreamDecoder, VideoDecoders, VideoFormat
 
-__all__ = ["GpuPicture", "GpuVideoDecoders", "video_codec"]
+__all__ = ["GpuVideoDecoders", "video_codec"]
 
 _CODECS = {"h264": "H264", "h265": "HEVC"}
 _SHARE = 4
